@@ -1,0 +1,3 @@
+"""Penchant: preference alignment for generative models."""
+
+__version__ = "0.1.0"

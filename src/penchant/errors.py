@@ -1,0 +1,63 @@
+"""Every error the library raises on purpose; the command line prints one line of it and exits.
+
+PenchantError
+  ConfigError        a run file or option is wrong              (exit 2)
+  CompositionError   slots of a method do not fit together      (exit 2)
+  DataError          a data file or a row of it is wrong        (exit 2)
+  ModelError         a model folder or weight file is wrong     (exit 2)
+  RunFolderError     a run folder cannot be used or written     (exit 2)
+  TrainingStopped    training ended itself, for a named cause   (exit 3)
+
+Form of a message: `where: what is wrong, got X. What is allowed or what to do.`
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class PenchantError(Exception):
+    """Base of all errors a user can cause and a user can fix."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(PenchantError):
+    """A run file or option is wrong."""
+
+
+class CompositionError(PenchantError):
+    """The slots of a method do not fit together."""
+
+
+class DataError(PenchantError):
+    """A data file, or a row of it, is wrong."""
+
+
+class ModelError(PenchantError):
+    """A model folder or a weight file is wrong."""
+
+
+class RunFolderError(PenchantError):
+    """A run folder cannot be used or written."""
+
+
+class TrainingStopped(PenchantError):
+    """Training ended itself, for a named cause; the last good checkpoint is kept."""
+
+    exit_code: ClassVar[int] = 3
+
+
+def unknown(kind: str, got: str, known: Iterable[str], where: str) -> ConfigError:
+    """Build the error for a name that is not in a closed list.
+
+    Args:
+        kind: What the name is meant to be, such as `method`.
+        got: The name that was given.
+        known: All names that are allowed.
+        where: File and place in it.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(got, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ConfigError(f"{where}: unknown {kind} {got!r}.{hint} Known: {', '.join(known)}.")
