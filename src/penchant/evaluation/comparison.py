@@ -1,0 +1,141 @@
+"""From paired images to results: every score, interval, drift measure and flag of one evaluation.
+
+Axes: N pairs of images, 3 channels, H W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from penchant.evaluation.drift import Features, drift_panel, pixel_features
+from penchant.evaluation.flags import Thresholds, find_flags
+from penchant.evaluation.intervals import mean_estimate
+from penchant.evaluation.results import (
+    BaseAndTuned,
+    Drift,
+    EvaluationManifest,
+    Results,
+    Role,
+    ScoreComparison,
+)
+from penchant.evaluation.winrate import effect_size, share, win_rate
+from penchant.protocols import Reward
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedImages:
+    """Images of both models; row i of both has the same prompt and the same seed. Values in [0, 1]."""
+
+    base: Float[Tensor, "N 3 H W"]
+    tuned: Float[Tensor, "N 3 H W"]
+    prompts: Sequence[str]
+
+
+def compare_score(
+    pairs: PairedImages, reward: Reward, *, role: Role, tie_margin: float = 0.0
+) -> ScoreComparison:
+    """Means and win-rate of one reward on paired images.
+
+    Args:
+        pairs: The images.
+        reward: The score.
+        role: What the score means for this run.
+        tie_margin: Largest difference that still is a tie.
+    """
+    base, tuned = (_scores(reward, images, pairs.prompts) for images in (pairs.base, pairs.tuned))
+    return ScoreComparison(
+        unit=reward.unit,
+        role=role,
+        base=mean_estimate(base, pairs.prompts),
+        tuned=mean_estimate(tuned, pairs.prompts),
+        win_rate=win_rate(base, tuned, tie_margin=tie_margin, prompts=pairs.prompts),
+    )
+
+
+def compare(
+    pairs: PairedImages,
+    *,
+    manifest: EvaluationManifest,
+    metric: Reward,
+    quality: Sequence[Reward] = (),
+    descriptions: Sequence[Reward] = (),
+    preferred_labels: tuple[Sequence[bool] | Tensor, Sequence[bool] | Tensor] | None = None,
+    caption_match: Reward | None = None,
+    preferred_images: Float[Tensor, "M 3 H W"] | None = None,
+    features: Features = pixel_features,
+    timings: Mapping[str, float] | None = None,
+    peak_memory: int | None = None,
+    thresholds: Thresholds | None = None,
+) -> Results:
+    """Everything `results.json` holds.
+
+    Args:
+        pairs: Images of both models on the same prompts and seeds.
+        manifest: How the images were made and judged; its `tie_margin` holds for `metric`.
+        metric: Score behind the headline win-rate; not the score the run was trained on.
+        quality: Further scores that judge and were not trained on: the untrained metrics of the flags.
+        descriptions: Further scores whose fall is no bad news, such as compressibility.
+        preferred_labels: Per base and per tuned image, whether it shows what the data prefers.
+        caption_match: Score of image and prompt, in points; also one of the untrained metrics.
+        preferred_images: Preferred images of the training data, the goal of the drift panel.
+        features: Space in which the diversity between seeds is measured.
+        timings: Seconds by name, to be stored.
+        peak_memory: Bytes, to be stored.
+        thresholds: Limits of the flags; the documented ones if None.
+    """
+    prompts = pairs.prompts
+    base, tuned = (_scores(metric, images, prompts) for images in (pairs.base, pairs.tuned))
+    wins = win_rate(base, tuned, tie_margin=manifest.tie_margin, prompts=prompts)
+    captions = None
+    if caption_match is not None:
+        captions = tuple(_scores(caption_match, images, prompts) for images in (pairs.base, pairs.tuned))
+        quality = (caption_match, *quality)
+    roles: tuple[tuple[Role, Sequence[Reward]], ...] = (("quality", quality), ("description", descriptions))
+    scores = {
+        reward.name: compare_score(pairs, reward, role=role) for role, rewards in roles for reward in rewards
+    }
+    shares = None
+    if preferred_labels is not None:
+        shares = tuple(share(labels, prompts=prompts) for labels in preferred_labels)
+    panel = drift_panel(
+        pairs.base,
+        pairs.tuned,
+        prompts,
+        caption_match=None if captions is None else (captions[0], captions[1]),
+        preferred=preferred_images,
+        features=features,
+    )
+    flags = find_flags(
+        panel,
+        win_rate=wins,
+        preferred_share=None if shares is None else (shares[0], shares[1]),
+        untrained={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
+        thresholds=thresholds,
+    )
+    return Results(
+        win_rate=wins,
+        effect_size=effect_size(base, tuned, prompts=prompts),
+        preferred_share=None if shares is None else BaseAndTuned(base=shares[0], tuned=shares[1]),
+        caption_match=None if captions is None else _means(captions[0], captions[1], prompts),
+        drift=Drift(panel=panel, flags=flags),
+        other_scores=scores,
+        timings=dict(timings or {}),
+        peak_memory=peak_memory,
+        evaluation=manifest,
+    )
+
+
+def _means(base: ArrayLike, tuned: ArrayLike, prompts: Sequence[str]) -> BaseAndTuned:
+    return BaseAndTuned(base=mean_estimate(base, prompts), tuned=mean_estimate(tuned, prompts))
+
+
+def _scores(
+    reward: Reward, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]
+) -> Float[np.ndarray, " N"]:
+    return reward(images, prompts).detach().double().cpu().numpy()

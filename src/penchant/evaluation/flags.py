@@ -1,0 +1,144 @@
+"""Named flags: what in the numbers a person must know before trusting a win-rate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from penchant.evaluation.drift import CAPTION_MATCH, DIVERSITY, DriftMeasure
+from penchant.evaluation.intervals import Estimate
+from penchant.evaluation.winrate import WinRate
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A finding with a fixed name and a sentence that holds its numbers."""
+
+    name: str
+    sentence: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """How much drift is too much.
+
+    `caption_match` is in points; `relative` is the largest change of a measure, as a part of its base mean.
+    A change is measured from the nearest value between the base mean and the mean of the preferred images, so
+    going where the data leads is no flag and going past it is.
+    """
+
+    caption_match: float = 3.0
+    relative: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "saturation": 0.25,
+            "contrast": 0.25,
+            "edge density": 0.30,
+            "colour entropy": 0.20,
+            "spectrum slope": 0.20,
+            DIVERSITY: 0.25,
+        }
+    )
+
+
+def overshoot(measure: DriftMeasure) -> float:
+    """Signed distance of the tuned mean from the span of base and preferred mean, over the base mean."""
+    if abs(measure.base) <= 1e-9:
+        return 0.0
+    ends = (measure.base, measure.base if measure.preferred is None else measure.preferred)
+    nearest = min(max(measure.tuned, min(ends)), max(ends))
+    return (measure.tuned - nearest) / abs(measure.base)
+
+
+def over_optimisation(panel: Sequence[DriftMeasure], thresholds: Thresholds) -> list[Flag]:
+    """A flag for each measure that left its span by more than its threshold, beyond chance.
+
+    Diversity between seeds is flagged only when it falls.
+    """
+    flags = []
+    for measure in panel:
+        limit = thresholds.relative.get(measure.name)
+        excess = overshoot(measure)
+        beyond_chance = measure.low > 0 or measure.high < 0
+        if limit is None or not beyond_chance or abs(excess) <= limit:
+            continue
+        if measure.name == DIVERSITY and excess > 0:
+            continue
+        goal = "" if measure.preferred is None else f", preferred images {measure.preferred:.3g}"
+        flags.append(
+            Flag(
+                name=f"over-optimisation: {measure.name}",
+                sentence=f"{measure.name.capitalize()} went from {measure.base:.3g} to {measure.tuned:.3g}"
+                f"{goal}: {excess:+.0%} where {limit:.0%} is allowed. Look for artefacts in the gallery; "
+                "train for fewer steps or with a larger beta.",
+            )
+        )
+    return flags
+
+
+def caption_match_down(
+    panel: Sequence[DriftMeasure],
+    preferred_share: tuple[Estimate, Estimate] | None,
+    thresholds: Thresholds,
+) -> list[Flag]:
+    """Flag a fall of the caption match by more than the threshold, and whether the preferred style rose."""
+    measure = next((measure for measure in panel if measure.name == CAPTION_MATCH), None)
+    if measure is None or measure.difference >= -thresholds.caption_match:
+        return []
+    fall = (
+        f"caption match fell by {-measure.difference:.1f} points, from {measure.base:.1f} to "
+        f"{measure.tuned:.1f} ({thresholds.caption_match:g} are allowed)"
+    )
+    if preferred_share is not None and preferred_share[1].value > preferred_share[0].value:
+        before, after = (estimate.value for estimate in preferred_share)
+        return [
+            Flag(
+                name="preferred style up, caption match down",
+                sentence=f"The preferred style rose from {before:.0%} to {after:.0%} of the images, but "
+                f"{fall}: the model gives up what the prompts ask for.",
+            )
+        ]
+    return [Flag(name="caption match down", sentence=f"{fall[0].upper()}{fall[1:]}.")]
+
+
+def only_trained_metric_up(trained: WinRate, untrained: Mapping[str, WinRate]) -> list[Flag]:
+    """Flag a trained metric that wins while more than half of the untrained quality metrics lose.
+
+    Wins means that the whole 95 % interval of the win-rate is above a half, loses that it is below.
+    """
+    losing = [name for name, rate in untrained.items() if rate.high < 0.5]
+    if trained.low <= 0.5 or 2 * len(losing) <= len(untrained):
+        return []
+    numbers = ", ".join(f"{name} {untrained[name].value:.0%}" for name in losing)
+    return [
+        Flag(
+            name="trained metric up, untrained metrics down",
+            sentence=f"The tuned model wins {trained.value:.0%} of the pairs on what it was trained for, "
+            f"but loses on metrics it was not trained for ({numbers}): it may have learned the metric.",
+        )
+    ]
+
+
+def find_flags(
+    panel: Sequence[DriftMeasure],
+    *,
+    win_rate: WinRate,
+    preferred_share: tuple[Estimate, Estimate] | None = None,
+    untrained: Mapping[str, WinRate] | None = None,
+    thresholds: Thresholds | None = None,
+) -> tuple[Flag, ...]:
+    """All flags, the gravest first.
+
+    Args:
+        panel: Lines from `drift_panel`.
+        win_rate: Win-rate on the metric the run was trained for.
+        preferred_share: Share of the preferred style in base and tuned images.
+        untrained: Win-rates on quality metrics the run was not trained for.
+        thresholds: Limits; the documented ones if None.
+    """
+    limits = thresholds or Thresholds()
+    return (
+        *caption_match_down(panel, preferred_share, limits),
+        *only_trained_metric_up(win_rate, untrained or {}),
+        *over_optimisation(panel, limits),
+    )
