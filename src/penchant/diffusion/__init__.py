@@ -1,0 +1,1 @@
+"""Mathematics of diffusion processes, in plain torch."""

@@ -1,0 +1,1 @@
+"""Mathematics of language models, in plain torch."""

@@ -1,0 +1,36 @@
+"""Numerical building blocks shared by every objective.  Axes: B groups."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Promote half precision to float32; leave float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_over_elements(
+    values: Float[Tensor, " N *D"], weight: Float[Tensor, "N *#D"] | None = None
+) -> Float[Tensor, " N"]:
+    """Mean over all axes but the first, in at least float32.
+
+    Args:
+        values: One block of elements per row.
+        weight: Optional weight of each element, broadcast over missing axes; the mean is divided by the sum
+            of weights.
+
+    Returns:
+        One number per row.
+    """
+    values = at_least_float32(values).flatten(1)
+    if weight is None:
+        return values.mean(1)
+    weight = weight.flatten(1)
+    return (values * weight).sum(1) / weight.sum(1)
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise ValueError unless an option is > 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be > 0, got {value}")

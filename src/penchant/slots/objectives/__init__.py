@@ -1,0 +1,1 @@
+"""Preference objectives over the candidates of a group."""

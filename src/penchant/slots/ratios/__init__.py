@@ -1,0 +1,1 @@
+"""Estimates of the log-ratio of policy to reference."""

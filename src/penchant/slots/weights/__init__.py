@@ -1,0 +1,1 @@
+"""Weights of a group in the loss."""
