@@ -1,0 +1,248 @@
+"""A run on disk: where each part lies, how it is written, and when a folder may be used."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+from penchant.errors import RunFolderError
+from penchant.runs.schema import RunFile
+from penchant.runs.sentences import shown
+
+MAY_CHANGE: Final = frozenset(
+    {"training.checkpoint_every", "training.keep_checkpoints", "training.heldout_every", "output"}
+)
+"""Options that may differ when a run continues: they change what is saved and measured, not what is learnt.
+
+`training.steps` may grow besides, with a constant schedule; `evaluation` may change, it comes after training.
+"""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run; nothing is created by naming it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> Self:
+        """An empty folder that can be written to.
+
+        Args:
+            path: The folder; parents are made.
+            overwrite: Remove an earlier run from it. Only the parts of a run are removed, and only from a
+                folder that holds a run file or a manifest; other files stay.
+
+        Raises:
+            RunFolderError: The folder is in use, is no run folder, or cannot be written.
+        """
+        folder = cls(path)
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path}: is a file, not a folder. Set another output.")
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            present = any(path.iterdir())
+        if present and not overwrite:
+            raise RunFolderError(
+                f"{path}: exists and is not empty. Continue the run with --resume, replace it with --overwrite, "
+                "or set another output."
+            )
+        if present:
+            folder._clear()
+        with writing(path), tempfile.TemporaryFile(dir=path):
+            pass
+        return folder
+
+    @classmethod
+    def open_existing(cls, path: Path) -> Self:
+        """The folder of a run that was started.
+
+        Raises:
+            RunFolderError: There is no folder, or no run in it.
+        """
+        folder = cls(path)
+        if not path.is_dir():
+            raise RunFolderError(
+                f"{path}: no such run folder. Give the folder that `penchant train` has written."
+            )
+        if not folder.run_file.is_file():
+            raise RunFolderError(
+                f"{path}: holds no run.yaml. Give the folder that `penchant train` has written."
+            )
+        return folder
+
+    @property
+    def run_file(self) -> Path:
+        """The effective run file."""
+        return self.path / "run.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, seeds, hashes."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per measured step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """Win-rates and drift."""
+        return self.path / "results.json"
+
+    @property
+    def samples(self) -> Path:
+        """Images before and after."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """Trained LoRA weights, as diffusers loads them."""
+        return self.path / "adapter"
+
+    @property
+    def pipeline(self) -> Path:
+        """Trained full model, as diffusers loads it."""
+        return self.path / "pipeline"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    def _parts(self) -> tuple[Path, ...]:
+        return (
+            *(self.run_file, self.manifest, self.metrics, self.results, self.report),
+            *(self.samples, self.checkpoints, self.adapter, self.pipeline, self.tensorboard),
+        )
+
+    def _clear(self) -> None:
+        parts = self._parts()
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry not in parts)
+        if not self.manifest.exists() and (foreign or not self.run_file.exists()):
+            reason = f"it holds {shown(foreign[0])}" if foreign else "no run.yaml, no manifest.json"
+            raise RunFolderError(
+                f"{self.path}: does not look like a run folder ({reason}), so nothing is removed. "
+                "Set another output, or empty the folder yourself."
+            )
+        with writing(self.path):
+            for part in parts:
+                if part.is_dir() and not part.is_symlink():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what can go wrong while writing below a path into a RunFolderError with the way out."""
+    try:
+        yield
+    except OSError as error:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                problem = "no space left on the disk. Free some, then continue with --resume."
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                problem = "cannot be written, permission denied. Set another output or change the rights."
+            case _:
+                problem = f"cannot be written, {error.strerror or error}. Set another output."
+        raise RunFolderError(f"{path}: {problem}") from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file that is either complete or as it was before.
+
+    Raises:
+        RunFolderError: The disk is full, the folder is missing or may not be written.
+    """
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, complete or not at all; NaN and infinity are refused (ValueError)."""
+    write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def changes(old: RunFile, new: RunFile) -> list[str]:
+    """What differs between two run files, one line each: `training.learning_rate: 0.0002 -> 0.001`."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{name}: {_word(before.get(name))} -> {_word(after.get(name))}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+
+
+def refuse_changes(old: RunFile, new: RunFile, *, where: str) -> None:
+    """Refuse to continue a run under options that would make it another one.
+
+    Args:
+        old: The run file in the run folder.
+        new: The run file of now.
+        where: Name of the run file of now, for messages.
+
+    Raises:
+        RunFolderError: An option differs that is not in `MAY_CHANGE`; says which, from what to what.
+    """
+    refused = [change for change in changes(old, new) if not _allowed(change.split(":")[0], old, new)]
+    if refused:
+        raise RunFolderError(
+            f"{where}: has changed since the run was started: {'; '.join(refused)}. Undo this, "
+            "or start anew with --overwrite or another output. Only more training.steps (constant schedule), "
+            "checkpoint_every, keep_checkpoints, heldout_every and evaluation may change."
+        )
+
+
+def _allowed(name: str, old: RunFile, new: RunFile) -> bool:
+    if name == "training.steps":
+        return new.training.steps > old.training.steps and new.training.schedule == "constant"
+    return name in MAY_CHANGE or name.startswith("evaluation.")
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = item
+    return flat
+
+
+def _word(value: object) -> str:
+    return "null" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,301 @@
+"""What a run file may say: every option with its unit, range and default.
+
+Sizes count groups: one prompt with its candidates (for pairs, one pair). Paths are relative to the folder in
+which the command runs.
+"""
+
+from typing import Annotated, Any, Final, Literal, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+HELD_OUT: Final = "held-out"
+"""Value of evaluation.prompts: take the prompts of a split of the data."""
+
+AUTO: Final = "auto"
+"""Value of objective.beta: find it by a probe."""
+
+Options = dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+@final
+class Data(_Section):
+    """What people preferred."""
+
+    path: str = Field(
+        min_length=1,
+        description="Name of a data set that ships with Penchant (`emoji-pairs`), or a parquet file, a "
+        "JSONL file or a folder of images.",
+    )
+    train_split: str | None = Field(default="train", description="Split to learn from; null takes every row.")
+    heldout_split: str | None = Field(
+        default="validation", description="Split that is measured during training; null measures none."
+    )
+    prompt_dropout: float = Field(
+        default=0.1, ge=0, le=1, description="Share of groups that are shown without their prompt, in [0, 1]."
+    )
+    flip: bool = Field(
+        default=False, description="Mirror images at random; all candidates of a group are mirrored together."
+    )
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        description="Edge of the square that images are resized to, in pixels; null is the model's own.",
+    )
+
+
+@final
+class Lora(_Section):
+    """The adapter of `mode: lora`."""
+
+    rank: int = Field(default=16, ge=1, description="Rank of the update of each layer.")
+    alpha: int | None = Field(
+        default=None,
+        ge=1,
+        description="The update is scaled by alpha / rank; null takes the rank, a scale of 1.",
+    )
+    targets: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Ends of the names of the layers that get an update; null is the model family's list.",
+    )
+    start_from: str | None = Field(
+        default=None,
+        description="Adapter folder to continue from; the reference is then the model with this adapter.",
+    )
+
+
+@final
+class Training(_Section):
+    """How the model learns."""
+
+    mode: Literal["lora", "full"] = Field(
+        default="lora", description="`lora` trains a small adapter, `full` every weight of the denoiser."
+    )
+    lora: Lora = Field(
+        default_factory=lambda: Lora(), description="Options of the adapter; only with mode `lora`."
+    )
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    batch_size: int = Field(default=32, ge=1, description="Groups per optimizer step, over all processes.")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Groups per forward pass of one process; null does its whole share at once. It "
+        "changes memory, not the result.",
+    )
+    learning_rate: float = Field(
+        default=1e-4, gt=0, description="Peak learning rate; never scaled by anything."
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, description="Steps over which the learning rate rises from 0, <= steps."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant",
+        description="Learning rate after the warm-up: constant, or falling to 0 at the last step.",
+    )
+    optimizer: Literal["adamw", "adafactor"] = Field(
+        default="adamw", description="`adafactor` needs less memory and reads neither betas nor epsilon."
+    )
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ] = Field(default=(0.9, 0.999), description="Decay of AdamW's two moments, each in [0, 1).")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Decoupled weight decay, per unit of learning rate."
+    )
+    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's guard against division by 0.")
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="The gradient is scaled down to this norm; null does not clip."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Precision of the forward pass; trained weights and errors stay float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations twice to save memory; costs about a third more time."
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, in (0, 1); null keeps none.",
+    )
+    checkpoint_every: int = Field(default=100, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints that are kept.")
+    heldout_every: int = Field(
+        default=50, ge=1, description="Steps between measurements on the held-out split."
+    )
+    heldout_examples: int = Field(default=64, ge=1, description="Held-out groups that are measured, at most.")
+    heldout_draws: int = Field(
+        default=4, ge=1, description="Noise draws per held-out group; the same each time."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.mode == "full" and self.lora != Lora():
+            raise ValueError(
+                "lora is only read with mode 'lora', got mode 'full'. Remove lora or change the mode."
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size must be <= batch_size {self.batch_size}, got {self.micro_batch_size}. "
+                "Lower it or leave it out."
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps must be <= steps {self.steps}, got {self.warmup_steps}.")
+        for name in ("betas", "epsilon"):
+            if self.optimizer == "adafactor" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is only read by optimizer 'adamw', got optimizer 'adafactor'. Remove {name}."
+                )
+        return self
+
+
+@final
+class Online(_Section):
+    """Source of candidates for methods that sample the model while they train."""
+
+    prompts_per_step: int = Field(default=4, ge=1, description="Prompts that are sampled per optimizer step.")
+    reward: str = Field(description="Reward that ranks the samples; a name of `penchant.rewards`.")
+
+
+@final
+class Health(_Section):
+    """When training warns, and when it stops itself."""
+
+    winner_error_limit: float | None = Field(
+        default=0.02,
+        gt=0,
+        description="Rise of the winners' denoising error over the reference, in mean squared error per "
+        "latent element, above which training reacts; null never does.",
+    )
+    on_winner_error: Literal["warn", "stop"] = Field(
+        default="warn", description="What happens above that limit."
+    )
+    spike_factor: float = Field(
+        default=10.0,
+        gt=1,
+        description="A gradient norm above this many times its recent median is called a spike.",
+    )
+    saturation_share: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of groups without noticeable gradient (factor below 0.005) above which training "
+        "warns, in (0, 1].",
+    )
+    window: int = Field(
+        default=20, ge=1, description="Steps over which these numbers are averaged before they are judged."
+    )
+
+
+@final
+class AutoBeta(_Section):
+    """How `objective: {beta: auto}` finds its value."""
+
+    gradient_factor: float = Field(
+        default=0.3,
+        gt=0,
+        lt=0.5,
+        description="Mean gradient factor aimed at after the probe, in (0, 0.5); 0.5 is the untrained model.",
+    )
+    probe_steps: int = Field(
+        default=20, ge=1, description="Optimizer steps of the probe; its weights are thrown away."
+    )
+
+
+@final
+class Evaluation(_Section):
+    """Base and trained model on the same prompts and seeds."""
+
+    prompts: str = Field(
+        default=HELD_OUT,
+        min_length=1,
+        description="`held-out` takes the prompts of a split of the data; else a file (.txt, .jsonl, "
+        ".parquet, .tsv).",
+    )
+    split: str = Field(
+        default="test", min_length=1, description="Split of the data; only with prompts `held-out`."
+    )
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="The first so many prompts; null takes all."
+    )
+    seeds_per_prompt: int = Field(default=1, ge=1, description="Images per prompt and model.")
+    num_steps: int = Field(default=20, ge=1, description="Denoising steps of the sampler.")
+    guidance: float = Field(
+        default=3.0, ge=1, description="Scale of classifier-free guidance; 1 is unguided."
+    )
+    eta: float = Field(
+        default=0.0, ge=0, le=1, description="Noise of the sampler: 0 is deterministic DDIM, 1 ancestral."
+    )
+    batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
+    scores: list[str] = Field(
+        default_factory=lambda: ["style", "caption-match"],
+        description="Rewards to report; names of `penchant.rewards`.",
+    )
+    preferred_style: str = Field(
+        default="fluent", min_length=1, description="Style whose share of the images is counted."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.prompts != HELD_OUT and self.split != type(self).model_fields["split"].default:
+            raise ValueError(
+                f"split is only read with prompts {HELD_OUT!r}, got prompts {self.prompts!r}. Remove split."
+            )
+        return self
+
+
+@final
+class RunFile(_Section):
+    """One training run."""
+
+    model: str = Field(
+        min_length=1,
+        description="Name of a model that ships with Penchant (`emoji`), or a folder in diffusers' form.",
+    )
+    data: Data
+    method: str = Field(min_length=1, description="Name of a method; `penchant methods` lists them.")
+    ratio: Options = Field(
+        default_factory=dict, description="Options of the method's log-ratio; `kind` takes another one."
+    )
+    objective: Options = Field(
+        default_factory=dict,
+        description="Options of the method's objective; `kind` takes another one; `beta: auto` finds beta by "
+        "a probe.",
+    )
+    weight: Options = Field(
+        default_factory=dict, description="Options of the weight of each group; `kind` takes another one."
+    )
+    terms: list[Options] | None = Field(
+        default=None,
+        description="Losses added to the objective, each with its `kind` and options; they replace the "
+        "method's own. null keeps those.",
+    )
+    experimental: bool = Field(default=False, description="Allow slots that are marked experimental.")
+    training: Training
+    online: Online | None = Field(
+        default=None, description="Only for methods that sample the model while they train."
+    )
+    health: Health = Field(default_factory=lambda: Health())
+    auto_beta: AutoBeta = Field(
+        default_factory=lambda: AutoBeta(), description="Only with `objective: {beta: auto}`."
+    )
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw of the run.")
+    output: str = Field(min_length=1, description="Folder that the run is written to.")
+
+    @property
+    def wants_auto_beta(self) -> bool:
+        """True if beta is to be found by a probe."""
+        return self.objective.get("beta") == AUTO
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not self.wants_auto_beta and self.auto_beta != AutoBeta():
+            raise ValueError(
+                "auto_beta is only read with objective: {beta: auto}, "
+                f"got beta {self.objective.get('beta', 'of the method')}. Remove auto_beta or set that."
+            )
+        return self
