@@ -101,9 +101,17 @@ def test_phi_of_two_rewards_worked_in_the_rankdpo_notes():
     assert best_first == [2, 0, 1]
 
 
+@given(scores, st.sampled_from(UnaryRule))
+def test_labels_turn_round_with_the_scores_where_no_candidate_is_mixed(s, rule):
+    top_and_bottom = [score for score in s if score in (min(s), max(s))]
+    labels = unary(*tally(top_and_bottom), rule)
+    assert unary(*tally([-score for score in top_and_bottom]), rule) == [-label for label in labels]
+    assert (0 in labels) == (len(set(s)) == 1)
+
+
 def test_unary_labels_of_both_rules():  # won twice; won once, lost once; only lost; only tied
     wins, losses = [2, 1, 0, 0], [0, 1, 3, 0]
-    assert unary(wins, losses) == [1, 1, -1, -1]
+    assert unary(wins, losses) == [1, 1, -1, 0]
     assert unary(wins, losses, UnaryRule.ALWAYS) == [1, 0, -1, 0]
 
 

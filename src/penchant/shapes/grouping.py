@@ -28,10 +28,10 @@ class PairRule(enum.Enum):
 
 
 class UnaryRule(enum.Enum):
-    """When one candidate counts as desirable.
+    """When one candidate counts as desirable; one that only tied gets no label (0).
 
-    PREFERRED_ONCE: +1 when preferred at least once, else -1; a candidate that only tied is therefore -1.
-    ALWAYS: +1 when it won and never lost, -1 when it lost and never won, else no label (0).
+    PREFERRED_ONCE: +1 when it won at least once, -1 when it lost and never won.
+    ALWAYS: +1 when it won and never lost, -1 when it lost and never won, no label when mixed.
     """
 
     PREFERRED_ONCE = "preferred-once"
@@ -133,12 +133,16 @@ def unary(
         rule: When a candidate counts as desirable.
 
     Source:
-        Li et al. 2024 (Diffusion-KTO), arXiv:2404.04465; PREFERRED_ONCE is its default, which calls images
-        that only tied undesirable.
+        Li et al. 2024 (Diffusion-KTO), arXiv:2404.04465. Its default calls every image undesirable that was
+        never preferred; we leave out those that only tied, because a tie says nothing against an image.
     """
-    if rule is UnaryRule.PREFERRED_ONCE:
-        return [1 if won else -1 for won, _ in zip(wins, losses, strict=True)]
-    return [bool(won and not lost) - bool(lost and not won) for won, lost in zip(wins, losses, strict=True)]
+    labels = []
+    for won, lost in zip(wins, losses, strict=True):
+        if won and lost:
+            labels.append(1 if rule is UnaryRule.PREFERRED_ONCE else 0)
+        else:
+            labels.append(1 if won else -1 if lost else 0)
+    return labels
 
 
 def ranked(rewards: Sequence[Sequence[Score]]) -> Ranked:
