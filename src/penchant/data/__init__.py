@@ -1,0 +1,1 @@
+"""Preference data: stored examples, readers for common layouts, checks, splits and images."""

@@ -1,0 +1,136 @@
+"""A sequence of examples that are read when they are asked for, and what is known of them before."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import final, overload
+
+from penchant.data.rows import Example
+from penchant.errors import DataError
+from penchant.shapes import Shape, grouping
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The light part of an example: known for all rows as soon as a file is open.
+
+    Attributes:
+        row: Number in its file: row or line, the first is 1.
+        prompt: The prompt.
+        preference: One score per candidate, or None.
+        labelled: A candidate carries a label of its own.
+        split: Name of the part it belongs to, or None.
+    """
+
+    row: int
+    prompt: str
+    preference: tuple[float, ...] | None
+    split: str | None
+    labelled: bool = False
+
+
+@final
+class Dataset(Sequence[Example]):
+    """Examples of one file or folder, in its order; images are not read until an example is asked for.
+
+    Attributes:
+        name: File or folder name.
+        path: File or folder it was read from, as the user wrote it; used in messages.
+        headers: Number, prompt, preference and split of each example, known without reading images.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        headers: Sequence[Header],
+        example: Callable[[int], Example],
+        *,
+        files: Sequence[Path],
+        positions: Sequence[int] | None = None,
+    ) -> None:
+        """Join headers with a way to read.
+
+        Args:
+            path: File or folder.
+            headers: One per example of the whole file.
+            example: Reads the example at a position of the whole file.
+            files: Every file that the examples come from, for the content hash.
+            positions: Which examples belong to this data set; all if None.
+        """
+        self.path, self.name = path, path.name
+        self._all, self._example, self._files = headers, example, files
+        self._positions = range(len(headers)) if positions is None else positions
+        self.headers = [headers[position] for position in self._positions]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Dataset": ...
+    def __getitem__(self, index: int | slice) -> "Example | Dataset":
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        return self._example(self._positions[index])
+
+    def select(self, indices: Iterable[int]) -> "Dataset":
+        """The examples at some positions of this data set, as a data set of the same file."""
+        positions = [self._positions[index] for index in indices]
+        return Dataset(self.path, self._all, self._example, files=self._files, positions=positions)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the bytes of the file; of a folder, or a list of images, over its file hashes.
+
+        A selection has the hash of the file it was made from.
+        """
+        if len(self._files) == 1:
+            return _hash_file(self._files[0])
+        joined = hashlib.sha256()
+        for file in self._files:
+            joined.update(f"{_hash_file(file)}  {file.name}\n".encode())
+        return joined.hexdigest()
+
+
+def count_usable(dataset: Dataset, shape: Shape) -> int:
+    """Number of examples that a method of this shape can learn from.
+
+    PAIR, RANKED: at least two candidates with different scores. UNARY: a label, or such a preference.
+    """
+    decided = [
+        header.preference is not None and len(set(header.preference)) > 1 for header in dataset.headers
+    ]
+    if shape is Shape.UNARY:
+        return sum(a or header.labelled for a, header in zip(decided, dataset.headers, strict=True))
+    return sum(decided)
+
+
+def require_usable(dataset: Dataset, shape: Shape) -> int:
+    """The number of usable examples, as `count_usable`.
+
+    Raises:
+        DataError: There is none; the message says whether all are ties or none was judged.
+    """
+    if usable := count_usable(dataset, shape):
+        return usable
+    total = len(dataset)
+    judged = [h.preference for h in dataset.headers if h.preference is not None and len(h.preference) > 1]
+    if judged and len(judged) == total:
+        raise DataError(
+            f"{dataset.path}: only ties, got {total} of {total} rows with equal scores. "
+            f"At least one row must prefer one candidate."
+        )
+    num_ties = sum(grouping.pairs(scores).num_ties > 0 for scores in judged)
+    raise DataError(
+        f"{dataset.path}: zero usable rows for a {shape.value} method, got {total} rows: {num_ties} tied, "
+        f"{total - len(judged)} without a preference between candidates. Label some rows."
+    )
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,234 @@
+"""Parquet files: rows read one row group at a time, and the library's own layout of N candidates a row."""
+
+import json
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penchant.data.dataset import Header
+from penchant.data.rows import SCHEMA_VERSION, Example, from_dict, require_known_version, to_dict
+from penchant.errors import DataError
+
+_VERSION_KEY = b"penchant.schema_version"
+_CANDIDATE = pa.struct(
+    [
+        ("image", pa.binary()),
+        ("text", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("label", pa.int8()),
+        ("votes", pa.int32()),
+        ("style", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("mask", pa.binary()),
+        ("segments", pa.list_(pa.float64())),
+        ("meta", pa.string()),  # JSON
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("candidates", pa.list_(_CANDIDATE)),
+        ("preference", pa.list_(pa.float64())),
+        ("split", pa.string()),
+        ("provenance", pa.string()),  # JSON
+    ],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+_GROUP_ROWS, _GROUP_BYTES = 256, 32 * 2**20
+_CACHE_BYTES = 2**30
+
+
+@final
+class RowGroups:
+    """Rows of one parquet file; recently used row groups stay in memory, up to 1 GiB.
+
+    Raises:
+        DataError: The file is empty, cut off, not parquet, or has no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the footer of the file.
+
+        Args:
+            path: The file.
+        """
+        self.path = path
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: empty file, got 0 bytes.")
+        try:
+            file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path}: not a complete parquet file: its end is missing or damaged. "
+                "Copy or download it again."
+            ) from error
+        with file:
+            self.schema, metadata = file.schema_arrow, file.metadata
+        if metadata.num_rows == 0:
+            raise DataError(f"{path}: no rows, got columns {', '.join(self.schema.names)} only.")
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)]
+        self._recent: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def columns(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """All rows of some light columns; a nested column is named like `candidates.list.element.label`."""
+        return self._read(lambda file: file.read(columns=list(names))).to_pylist()
+
+    def row(self, position: int) -> dict[str, Any]:
+        """One row with all columns; position counts from 0."""
+        group = bisect_right(self._starts, position) - 1
+        if group not in self._recent:
+            self._recent[group] = self._read(lambda file: _whole_microseconds(file.read_row_group(group)))
+        self._recent.move_to_end(group)
+        while len(self._recent) > 1 and sum(t.nbytes for t in self._recent.values()) > _CACHE_BYTES:
+            self._recent.popitem(last=False)
+        return self._recent[group].slice(position - self._starts[group], 1).to_pylist()[0]
+
+    def _read(self, read: Any) -> pa.Table:
+        try:
+            with pq.ParquetFile(self.path) as file:
+                return read(file)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.path}: damaged parquet file ({error}). Copy or download it again."
+            ) from error
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NativeRows:
+    """Rows in the library's own layout: `prompt, candidates, preference, split, provenance`."""
+
+    groups: RowGroups
+    version: int
+
+    def headers(self) -> list[Header]:
+        """Prompt, preference and split of every row."""
+        light = ["prompt", "preference", "split", "candidates.list.element.label"]
+        return [
+            Header(
+                row=number,
+                prompt=row["prompt"],
+                preference=None if row["preference"] is None else tuple(row["preference"]),
+                split=row["split"],
+                labelled=any(candidate["label"] is not None for candidate in row["candidates"]),
+            )
+            for number, row in enumerate(self.groups.columns(light), start=1)
+        ]
+
+    def example(self, position: int) -> Example:
+        """The example at a position, counted from 0."""
+        row = self.groups.row(position)
+        for candidate in row["candidates"]:
+            candidate["scores"] = dict(candidate["scores"] or ())
+            candidate["meta"] = json.loads(candidate["meta"] or "{}")
+        row["provenance"] = json.loads(row["provenance"] or "{}")
+        row["schema_version"] = self.version
+        return from_dict(row, where=f"{self.groups.path}: row {position + 1}")
+
+
+def native_rows(groups: RowGroups) -> NativeRows | None:
+    """The rows, if the file has the library's own layout; None if it has another.
+
+    Raises:
+        DataError: It has that layout, but was written by a newer version, or a column has another type.
+    """
+    stored: Mapping[bytes, bytes] = groups.schema.metadata or {}
+    if _VERSION_KEY not in stored and "candidates" not in groups.schema.names:
+        return None
+    version = int(stored.get(_VERSION_KEY, b"1"))
+    require_known_version(version, where=str(groups.path))
+    for wanted in SCHEMA:
+        require_column(groups, wanted.name, known=SCHEMA.names)
+        got = groups.schema.field(wanted.name).type
+        if got != wanted.type:
+            raise DataError(f"{groups.path}: column {wanted.name!r}: must be {wanted.type}, got {got}.")
+    return NativeRows(groups, version)
+
+
+def require_column(groups: RowGroups, name: str, *, known: Iterable[str]) -> None:
+    """Raise a DataError that lists the needed columns, if one is missing."""
+    if name not in groups.schema.names:
+        raise DataError(
+            f"{groups.path}: column {name!r}: missing, got {', '.join(groups.schema.names)}. "
+            f"Needed: {', '.join(known)}."
+        )
+
+
+def write(examples: Iterable[Example], path: Path, *, overwrite: bool = False) -> int:
+    """Write examples in the library's own layout; the file appears only when it is complete.
+
+    Args:
+        examples: Any number of examples, at least one; read one after the other.
+        path: File to write, ending in `.parquet`; its folder is made if need be.
+        overwrite: Replace a file that exists.
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        DataError: The file exists, cannot be written, has another ending, or there is no example.
+    """
+    if path.suffix != ".parquet":
+        raise DataError(f"{path}: unknown file type to write, got {path.suffix!r}. Known: .parquet.")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path}: exists already. Choose another name, or replace it with --overwrite.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            num_rows = _write_all(examples, partial)
+            if num_rows == 0:
+                raise DataError(f"{path}: nothing to write, got 0 examples.")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    return num_rows
+
+
+def _write_all(examples: Iterable[Example], path: Path) -> int:
+    num_rows = 0
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for rows in _row_groups(examples):
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            num_rows += len(rows)
+    return num_rows
+
+
+def _row_groups(examples: Iterable[Example]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in groups of limited length and size."""
+    rows, size = [], 0
+    for example in examples:
+        row = to_dict(example)
+        for candidate in row["candidates"]:
+            candidate["scores"] = list(candidate["scores"].items())
+            candidate["meta"] = json.dumps(candidate["meta"])
+            size += len(candidate["image"] or b"")
+        row["provenance"] = json.dumps(row["provenance"])
+        rows.append(row)
+        if len(rows) >= _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _whole_microseconds(table: pa.Table) -> pa.Table:
+    """The table with nanosecond times cut to microseconds, which Python's own type can hold."""
+    for at, column in enumerate(table.schema):
+        if pa.types.is_timestamp(column.type):
+            wanted = pa.timestamp("us", column.type.tz)
+            table = table.set_column(at, column.name, pc.cast(table.column(at), wanted, safe=False))
+    return table

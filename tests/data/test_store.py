@@ -1,0 +1,75 @@
+import os
+
+import pytest
+
+from penchant.data import store
+from penchant.data.rows import as_pairs, as_ranked, as_unary
+from penchant.errors import DataError
+
+
+def refused(path, **options):
+    with pytest.raises(DataError) as error:
+        store.read(path, **options)
+    return str(error.value)
+
+
+def test_every_layout_means_the_same_after_conversion(tmp_path, pickapic, encoded):
+    (tmp_path / "mine").mkdir()
+    for rank, colour in enumerate(["red", "green", "blue"]):
+        (tmp_path / "mine" / f"a__{rank}.png").write_bytes(encoded(colour))
+    (tmp_path / "mine" / "a.txt").write_text("prompt")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"prompt": "p", "chosen": "mine/a__0.png", "rejected": "mine/a__1.png"}\n')
+    for source in (pickapic(3, label_0=[1.0, 0.0, 0.5]), tmp_path / "mine", lines):
+        read = store.read(source)
+        own = tmp_path / f"own-{source.name}.parquet"
+        store.write_parquet(read, own)
+        back = store.read(own)
+        assert [e.id for e in back] == [e.id for e in read]
+        for before, after in zip(read, back, strict=True):
+            assert (after.prompt, after.preference) == (before.prompt, before.preference)
+            assert after.provenance == before.provenance
+            for derive in (as_pairs, as_unary, as_ranked):
+                assert contents(derive(after)) == contents(derive(before))
+
+
+def contents(derived):
+    """The derivation with images as bytes, whether they were paths or bytes."""
+    if isinstance(derived, list | tuple):
+        return [contents(item) for item in derived]
+    return derived.content() if hasattr(derived, "content") else derived
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "lost.parquet"
+    known = "Known: .parquet, .jsonl, or a folder of images."
+    assert refused(path) == f"{path}: no such file or folder. {known}"
+    assert refused(path, where="run.yaml: data.path") == (
+        f"run.yaml: data.path: {path}: no such file or folder. {known}"
+    )
+
+
+def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):
+    path = tmp_path / "pairs.xlsx"
+    path.write_text("x")
+    assert refused(path) == (
+        f"{path}: unknown file type, got '.xlsx'. Known: .parquet, .jsonl, or a folder of images."
+    )
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_an_empty_file_is_refused(tmp_path, suffix):
+    path = tmp_path / f"none.{suffix}"
+    path.touch()
+    assert refused(path) == f"{path}: empty file, got 0 bytes."
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("{}\n")
+
+    def no_permission(*_):
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr(store, "read_jsonl", no_permission)  # chmod does not stop root, who runs the tests
+    assert refused(path) == f"{path}: cannot be read (Permission denied)."
