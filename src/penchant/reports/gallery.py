@@ -1,0 +1,82 @@
+"""Before and after, side by side: pictures inside the page as data addresses."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from PIL import Image, UnidentifiedImageError
+
+from penchant.errors import DataError
+from penchant.reports.contents import ImagePair
+
+NUM_VISIBLE = 24
+"""Pairs shown at once; the others wait behind a click."""
+
+LARGEST_SIDE = 256
+"""Larger pictures are shown smaller, and lossy; up to this size every pixel is kept."""
+
+LOSSLESS_BUDGET = 2_800_000
+"""Bytes of lossless pictures in one page; beyond it the pairs behind the click become lossy."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture inside the page: its data address and the size of the file it was made from."""
+
+    address: str
+    width: int
+    height: int
+    exact: bool
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryPair:
+    """One line of the gallery."""
+
+    prompt: str
+    seed: int
+    base: Picture
+    tuned: Picture
+
+
+def picture(path: Path, *, exact: bool = True) -> Picture:
+    """An image file as a picture for the page.
+
+    Args:
+        path: Any image that Pillow reads.
+        exact: Keep every pixel if the image is at most `LARGEST_SIDE` wide and high.
+
+    Raises:
+        DataError: The file is no image.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: not a readable image, {error}. Sample again.") from None
+    width, height = image.size
+    exact = exact and max(image.size) <= LARGEST_SIDE
+    buffer = io.BytesIO()
+    if exact:
+        image.save(buffer, format="WEBP", lossless=True, quality=60, method=4)
+    else:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+        image.save(buffer, format="WEBP", quality=82, method=4)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(address=f"data:image/webp;base64,{text}", width=width, height=height, exact=exact)
+
+
+def gallery(pairs: Sequence[ImagePair]) -> list[GalleryPair]:
+    """All pairs in their order, lossless as far as the budget of the page allows."""
+    rows, spent = [], 0
+    for number, pair in enumerate(pairs):
+        exact = number < NUM_VISIBLE or spent < LOSSLESS_BUDGET
+        base, tuned = picture(pair.base, exact=exact), picture(pair.tuned, exact=exact)
+        spent += (len(base.address) + len(tuned.address)) * 3 // 4
+        rows.append(GalleryPair(prompt=pair.prompt, seed=pair.seed, base=base, tuned=tuned))
+    return rows

@@ -1,0 +1,106 @@
+"""The page in headless Chromium, opened from disk: no errors, no requests, no sideways scroll, pictures."""
+
+import os
+import shutil
+
+import pytest
+
+from penchant.evaluation.results import read_results
+from penchant.reports.html import write_report
+from penchant.reports.summary import percent
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser; without one the tests are skipped, but on CI they fail."""
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium found: CI must install one, so that the report is seen by a browser")
+        pytest.skip("no Chromium found")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file at a width; the page and all its troubles."""
+    pages = []
+
+    def open_at(path, width: int):
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        pages.append(page)
+        troubles = []
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
+        page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url[:80]}"))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("data:", path.as_uri()))
+                else troubles.append(f"request: {request.url[:80]}")
+            ),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page, troubles
+
+    yield open_at
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_the_page_renders_without_trouble(run_folder, open_page, width):
+    page, troubles = open_page(write_report(run_folder), width)
+    page.locator("details").first.evaluate("element => element.open = true")
+    assert troubles == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = page.eval_on_selector_all("img", "images => images.map(i => [i.naturalWidth, i.width])")
+    assert len(sizes) == 60
+    assert all(natural == 64 and shown > 90 for natural, shown in sizes)
+    results = read_results(run_folder / "results.json")
+    text = page.inner_text("main")
+    assert percent(results.win_rate.value) in text
+    assert percent(results.preferred_share.tuned.value) in text
+    assert f"{results.caption_match.tuned.value:.1f}" in text
+    assert "<script>alert(1)</script>" in text
+
+
+def test_base_stands_left_of_tuned_and_charts_have_size(run_folder, open_page):
+    page, _ = open_page(write_report(run_folder), 390)
+    base, tuned = (page.locator(f"figure.{side} img").first.bounding_box() for side in ("base", "tuned"))
+    assert base["x"] < tuned["x"]
+    assert base["y"] == tuned["y"]
+    boxes = page.eval_on_selector_all(
+        ".chart > svg, .interval",
+        "all => all.map(s => s.getBoundingClientRect()).map(b => [b.width, b.height])",
+    )
+    assert len(boxes) > 10
+    assert all(width > 100 and height >= 20 for width, height in boxes)
+
+
+def test_an_empty_run_folder_renders_too(tmp_path, open_page):
+    page, troubles = open_page(write_report(tmp_path), 390)
+    assert troubles == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert "This run folder is not complete" in page.inner_text("main")
+
+
+def test_long_words_do_not_widen_the_page(run_folder, open_page):
+    (run_folder / "run.yaml").write_text("method: " + "x" * 900 + "\n")
+    (run_folder / "manifest.json").write_text('{"' + "k" * 400 + '": "' + "v" * 900 + '"}')
+    page, troubles = open_page(write_report(run_folder), 390)
+    assert troubles == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

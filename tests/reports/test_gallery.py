@@ -1,0 +1,66 @@
+"""Pictures in the page: every pixel kept where promised, size held where not."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from penchant.errors import DataError
+from penchant.reports import gallery as module
+from penchant.reports.contents import ImagePair
+from penchant.reports.gallery import gallery, picture
+
+
+def noise(path, size: tuple[int, int], seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(values)
+    image.save(path)
+    return image
+
+
+def decoded(address: str) -> Image.Image:
+    head, text = address.split(",", 1)
+    assert head == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+
+
+def test_small_pictures_keep_every_pixel(tmp_path):
+    image = noise(tmp_path / "a.png", (64, 48))
+    shown = picture(tmp_path / "a.png")
+    assert (shown.width, shown.height, shown.exact) == (64, 48, True)
+    np.testing.assert_array_equal(np.array(decoded(shown.address)), np.array(image))
+
+
+def test_large_pictures_are_shown_smaller(tmp_path):
+    noise(tmp_path / "a.png", (1024, 512))
+    shown = picture(tmp_path / "a.png")
+    assert not shown.exact
+    assert (shown.width, shown.height) == (1024, 512)
+    assert decoded(shown.address).size == (256, 128)
+
+
+def test_beyond_the_budget_only_hidden_pairs_become_lossy(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOSSLESS_BUDGET", 1)
+    noise(tmp_path / "a.png", (32, 32))
+    pair = ImagePair(prompt="p", seed=0, base=tmp_path / "a.png", tuned=tmp_path / "a.png")
+    rows = gallery([pair] * (module.NUM_VISIBLE + 3))
+    assert [row.base.exact for row in rows] == [True] * module.NUM_VISIBLE + [False] * 3
+
+
+def test_240_pairs_of_noise_stay_below_five_megabytes(tmp_path):
+    rows = []
+    for i in range(240):  # noise is the worst case: it cannot be compressed
+        for side in ("base", "tuned"):
+            noise(tmp_path / f"{side}{i}.png", (64, 64), seed=i)
+        rows.append(
+            ImagePair(prompt="p", seed=i, base=tmp_path / f"base{i}.png", tuned=tmp_path / f"tuned{i}.png")
+        )
+    assert sum(len(row.base.address) + len(row.tuned.address) for row in gallery(rows)) < 4_900_000
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match="a.png: not a readable image"):
+        picture(tmp_path / "a.png")
