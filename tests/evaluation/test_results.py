@@ -103,7 +103,7 @@ def test_the_stored_keys_are_the_documented_ones(results):
     assert {"value", "low", "high", "n", "wins", "ties", "losses", "sign_test_p"} <= set(rows["win_rate"])
     assert {"value", "low", "high"} <= set(rows["preferred_share"]["base"])
     assert {"value", "low", "high"} <= set(rows["caption_match"]["tuned"])
-    assert set(rows["drift"]) == {"panel", "flags"}
+    assert set(rows["drift"]) == {"panel", "flags", "limits"}
     assert {"base", "tuned", "win_rate"} <= set(rows["other_scores"]["compressibility"])
 
 

@@ -89,6 +89,7 @@ def compare(
         peak_memory: Bytes, to be stored.
         thresholds: Limits of the flags; the documented ones if None.
     """
+    limits = thresholds or Thresholds()
     prompts = pairs.prompts
     base, tuned = (_scores(metric, images, prompts) for images in (pairs.base, pairs.tuned))
     wins = win_rate(base, tuned, tie_margin=manifest.tie_margin, prompts=prompts)
@@ -116,14 +117,14 @@ def compare(
         win_rate=wins,
         preferred_share=None if shares is None else (shares[0], shares[1]),
         untrained={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
-        thresholds=thresholds,
+        thresholds=limits,
     )
     return Results(
         win_rate=wins,
         effect_size=effect_size(base, tuned, prompts=prompts),
         preferred_share=None if shares is None else BaseAndTuned(base=shares[0], tuned=shares[1]),
         caption_match=None if captions is None else _means(captions[0], captions[1], prompts),
-        drift=Drift(panel=panel, flags=flags),
+        drift=Drift(panel=panel, flags=flags, limits=limits.by_name()),
         other_scores=scores,
         timings=dict(timings or {}),
         peak_memory=peak_memory,

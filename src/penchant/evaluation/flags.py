@@ -40,6 +40,10 @@ class Thresholds:
         }
     )
 
+    def by_name(self) -> dict[str, float]:
+        """All limits by measure: parts of the base mean, and points for the caption match."""
+        return {**self.relative, CAPTION_MATCH: self.caption_match}
+
 
 def overshoot(measure: DriftMeasure) -> float:
     """Signed distance of the tuned mean from the span of base and preferred mean, over the base mean."""

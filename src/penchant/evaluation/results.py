@@ -34,10 +34,14 @@ class BaseAndTuned:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The panel and the flags drawn from it."""
+    """The panel and the flags drawn from it.
+
+    `limits` holds what was allowed: part of the base mean per measure, points for the caption match.
+    """
 
     panel: tuple[DriftMeasure, ...]
     flags: tuple[Flag, ...]
+    limits: Mapping[str, float]
 
 
 @final

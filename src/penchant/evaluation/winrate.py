@@ -54,6 +54,8 @@ class EffectSize:
     """
 
     value: float | None
+    base_mean: float
+    tuned_mean: float
     mean_difference: float
     low: float
     high: float
@@ -139,7 +141,15 @@ def effect_size(
     varies = np.ptp(difference) > 1e-9 * np.abs(difference).max()  # not mere rounding
     constant = 0.0 if mean.value == 0 else None
     value = mean.value / float(difference.std(ddof=1)) if varies else constant
-    return EffectSize(value=value, mean_difference=mean.value, low=mean.low, high=mean.high, n=mean.n)
+    return EffectSize(
+        value=value,
+        base_mean=float(np.mean(np.asarray(base, dtype=np.float64))),
+        tuned_mean=float(np.mean(np.asarray(tuned, dtype=np.float64))),
+        mean_difference=mean.value,
+        low=mean.low,
+        high=mean.high,
+        n=mean.n,
+    )
 
 
 def share(labels: ArrayLike, *, prompts: Sequence[str] | None = None, seed: int = 0) -> Estimate:
