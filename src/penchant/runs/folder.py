@@ -9,19 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Self, final
 
 from penchant.errors import RunFolderError
-from penchant.runs.schema import RunFile
 from penchant.runs.sentences import shown
-
-MAY_CHANGE: Final = frozenset(
-    {"training.checkpoint_every", "training.keep_checkpoints", "training.heldout_every", "output"}
-)
-"""Options that may differ when a run continues: they change what is saved and measured, not what is learnt.
-
-`training.steps` may grow besides, with a constant schedule; `evaluation` may change, it comes after training.
-"""
 
 
 @final
@@ -51,8 +42,8 @@ class RunFolder:
             present = any(path.iterdir())
         if present and not overwrite:
             raise RunFolderError(
-                f"{path}: exists and is not empty. Continue the run with --resume, replace it with --overwrite, "
-                "or set another output."
+                f"{path}: exists and is not empty. Continue the run with --resume, replace it with "
+                "--overwrite, or set another output."
             )
         if present:
             folder._clear()
@@ -190,56 +181,6 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, complete or not at all; NaN and infinity are refused (ValueError)."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def changes(old: RunFile, new: RunFile) -> list[str]:
-    """What differs between two run files, one line each: `training.learning_rate: 0.0002 -> 0.001`."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    return [
-        f"{name}: {_word(before.get(name))} -> {_word(after.get(name))}"
-        for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
-    ]
-
-
-def refuse_changes(old: RunFile, new: RunFile, *, where: str) -> None:
-    """Refuse to continue a run under options that would make it another one.
-
-    Args:
-        old: The run file in the run folder.
-        new: The run file of now.
-        where: Name of the run file of now, for messages.
-
-    Raises:
-        RunFolderError: An option differs that is not in `MAY_CHANGE`; says which, from what to what.
-    """
-    refused = [change for change in changes(old, new) if not _allowed(change.split(":")[0], old, new)]
-    if refused:
-        raise RunFolderError(
-            f"{where}: has changed since the run was started: {'; '.join(refused)}. Undo this, "
-            "or start anew with --overwrite or another output. Only more training.steps (constant schedule), "
-            "checkpoint_every, keep_checkpoints, heldout_every and evaluation may change."
-        )
-
-
-def _allowed(name: str, old: RunFile, new: RunFile) -> bool:
-    if name == "training.steps":
-        return new.training.steps > old.training.steps and new.training.schedule == "constant"
-    return name in MAY_CHANGE or name.startswith("evaluation.")
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = item
-    return flat
-
-
-def _word(value: object) -> str:
-    return "null" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def _umask() -> int:

@@ -176,7 +176,7 @@ class Health(_Section):
     spike_factor: float = Field(
         default=10.0,
         gt=1,
-        description="A gradient norm above this many times its recent median is called a spike.",
+        description="A gradient norm above this many times its running mean is called a spike.",
     )
     saturation_share: float = Field(
         default=0.9,
@@ -185,9 +185,7 @@ class Health(_Section):
         description="Share of groups without noticeable gradient (factor below 0.005) above which training "
         "warns, in (0, 1].",
     )
-    window: int = Field(
-        default=20, ge=1, description="Steps over which these numbers are averaged before they are judged."
-    )
+    window: int = Field(default=20, ge=1, description="Steps over which these running means reach back.")
 
 
 @final

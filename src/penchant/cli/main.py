@@ -1,0 +1,94 @@
+"""The command `penchant`.
+
+Commands import what they need when they run, so that `penchant --help` answers at once.
+"""
+
+import sys
+import traceback
+from typing import Annotated, Final
+
+import typer
+
+from penchant import __version__
+from penchant.cli import demo, evaluate, explain, methods, report, sample, train
+from penchant.errors import PenchantError
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
+
+DEBUG: Final = "--debug"
+
+app = typer.Typer(
+    help="Preference alignment for generative models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("explain")(explain.explain)
+app.command("methods")(methods.methods)
+
+
+@app.command(
+    "data",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def _data(context: typer.Context) -> None:
+    """Check, build, split and convert preference data."""
+    from penchant.cli.data import app as data
+
+    data(context.args, prog_name="penchant data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"penchant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; works anywhere on the line.")
+    ] = False,
+) -> None:
+    """Preference alignment for generative models."""
+
+
+def run() -> None:
+    """Entry point: a user error is one line and its exit code, without a traceback."""
+    debug = DEBUG in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    try:
+        app(arguments, prog_name="penchant")
+    except PenchantError as error:
+        _fail(str(error), error.exit_code, debug=debug)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _interrupted()
+        raise
+
+
+def _fail(message: str, code: int, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    else:
+        print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _interrupted() -> None:
+    message = "Stopped by Ctrl-C. A training run continues with `penchant train RUN.yaml --resume`."
+    print(f"\n{message}", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)

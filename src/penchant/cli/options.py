@@ -1,0 +1,22 @@
+"""Arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN.yaml", help="Run file; docs/options.md lists its options.")
+]
+RunFolderPath = Annotated[
+    Path, typer.Argument(metavar="RUN_FOLDER", help="Folder that `penchant train` has written.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Set an option on top of the run file, as --set training.steps=100; may be repeated.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the output folder.")]

@@ -1,0 +1,34 @@
+"""`penchant train`: from a run file to a run folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penchant.cli.options import Assignments, Overwrite, RunPath
+
+
+def train(
+    run_file: RunPath,
+    assignments: Assignments = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model as a run file says."""
+    from rich.console import Console
+
+    from penchant.runs import assemble
+    from penchant.runs.folder import RunFolder
+    from penchant.runs.load import load
+    from penchant.runs.resume import open_to_resume
+
+    if resume and overwrite:
+        raise typer.BadParameter("--resume continues a run, --overwrite replaces it. Take one.")
+    run = load(run_file, assignments or ())
+    output = Path(run.output)
+    folder = (
+        open_to_resume(output, run, where=str(run_file))
+        if resume
+        else RunFolder.create(output, overwrite=overwrite)
+    )
+    assemble.train(run, folder, resume=resume, console=Console())
