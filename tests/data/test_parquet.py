@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back(tmp_path, examples):
     assert [header.split for header in data.headers] == ["train", None, "test"]
     assert [header.labelled for header in data.headers] == [False, False, True]
     assert data[1].where == f"{path}: row 2"
-    assert data[0].candidates[1].where == f"{path}: row 1: candidate 2"
+    assert data[0].candidates[1].where == f"{path}: row 1: candidate 1"
 
 
 def test_rows_are_found_across_row_groups(tmp_path, monkeypatch, examples):

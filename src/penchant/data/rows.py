@@ -189,7 +189,7 @@ def from_dict(stored: Mapping[str, Any], *, where: str = "example") -> Example:
                 "where": f"{where}: candidate {number}",
             }
         )
-        for number, values in enumerate(stored["candidates"], start=1)
+        for number, values in enumerate(stored["candidates"])
     )
     preference = stored["preference"]
     return Example(
