@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,13 +152,13 @@ def build_run_folder(
     return folder
 
 
-@pytest.fixture
-def run_folder(tmp_path) -> Path:
-    """A complete run folder of 30 pairs; the first prompt is hostile."""
-    return build_run_folder(tmp_path / "first-run", num_pairs=30)
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A complete run folder of 30 pairs that no test changes; the first prompt is hostile."""
+    return build_run_folder(tmp_path_factory.mktemp("runs") / "first-run", num_pairs=30)
 
 
 @pytest.fixture
-def build():
-    """`build_run_folder`, for tests that need another size or other pictures."""
-    return build_run_folder
+def run_folder(finished_run, tmp_path) -> Path:
+    """A copy of the complete run folder, for one test alone."""
+    return shutil.copytree(finished_run, tmp_path / "first-run")

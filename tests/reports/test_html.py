@@ -15,6 +15,7 @@ from penchant.reports.html import (
     BUCKET_CHARTS,
     TRAINING_CHARTS,
     allowed_change,
+    data_summary,
     drift_rows,
     flattened,
     training_charts,
@@ -94,7 +95,7 @@ def test_everything_is_there_in_order(run_folder):
 def test_an_empty_folder_gives_a_page_that_says_what_to_run(tmp_path):
     page = page_of(tmp_path)
     assert "This run folder is not complete" in page.text
-    for command in ("train RUN.yaml", f"evaluate {tmp_path}", f"sample {tmp_path}"):
+    for command in ("train RUN.yaml", f"evaluate {tmp_path}"):
         assert f"penchant {command}" in page.text
     for heading in HEADINGS:
         assert heading in page.text
@@ -159,6 +160,13 @@ def test_flagged_lines_are_the_flagged_measures(run_folder):
         "+100% (+100 to +100%)", "+2% (+2 to +2%)", "+0.100 (base is 0)", "+125% (+125 to +125%)",
         "\u221210.0 (\u221210.0 to \u221210.0)",
     ]  # fmt: skip
+
+
+def test_the_data_summary_joins_run_file_manifest_and_hash():
+    rows = data_summary({"path": "a.parquet", "flip": False}, {"pairs": 1460}, "abc")
+    assert rows == [("path", "a.parquet"), ("flip", "False"), ("pairs", "1460"), ("content hash", "abc")]
+    assert data_summary("emoji-pairs", None, None) == [("path", "emoji-pairs")]
+    assert data_summary(None, None, None) == []
 
 
 def test_nested_manifests_become_lines():

@@ -71,8 +71,8 @@ def test_all_three_sentences(run_folder):
     )
     assert summary.numbers.startswith(
         "On 30 pairs of images (15 prompts, same seeds for both models) the tuned model wins 93% "
-        "(95% interval 90 to 96%), judged by style: fluent, the share of preferred images goes from 15% to 78%, "
-        "and caption match from "
+        "(95% interval 90 to 96%), judged by style: fluent, the share of preferred images goes from 15% to "
+        "78%, and caption match from "
     )
 
 

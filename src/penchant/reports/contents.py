@@ -92,15 +92,13 @@ def read_run_folder(folder: Path) -> RunContents:
     results = read_results(results_file) if results_file.is_file() else None
     metrics = read_metrics(metrics_text or "")
     pairs, pair_warnings = read_pairs(index_text or "", folder / "samples")
-    train, sample, evaluate = (
-        f"penchant {command}" for command in ("train RUN.yaml", f"sample {folder}", f"evaluate {folder}")
-    )
+    train, evaluate = "penchant train RUN.yaml", f"penchant evaluate {folder}"
     parts = (
         (run_text, "run.yaml, the effective run file", train),
         (manifest_text, "manifest.json, versions and hashes", train),
         (metrics_text, "metrics.jsonl, the training curves", train),
         (results, "results.json, win-rates and drift", evaluate),
-        (pairs or None, "samples, the images before and after", sample),
+        (pairs or None, "samples, the images before and after", evaluate),
     )
     manifest = _object(manifest_text, folder / "manifest.json")
     return RunContents(

@@ -128,7 +128,7 @@ def render(contents: RunContents) -> str:
         files("penchant.reports").joinpath("template.html.j2").read_text(encoding="utf-8")
     )
     results, manifest = contents.results, dict(contents.manifest or {})
-    data = manifest.pop("data", None)
+    data = data_summary(contents.run.get("data"), manifest.pop("data", None), manifest.get("data_hash"))
     pairs = gallery(contents.pairs)
     drawn, not_logged = training_charts(contents.metrics, TRAINING_CHARTS)
     return template.render(
@@ -146,7 +146,7 @@ def render(contents: RunContents) -> str:
         not_logged=not_logged,
         bucket_charts=training_charts(contents.metrics, BUCKET_CHARTS)[0],
         swatches=[charts.swatch(i) for i in range(len(charts.COLOURS))],
-        data_rows=list(flattened(data)) if isinstance(data, Mapping) else [],
+        data_rows=data,
         manifest_rows=list(flattened(manifest)),
     )
 
@@ -235,6 +235,15 @@ def is_flagged(measure: DriftMeasure, drift: Drift) -> bool:
     if measure.name == CAPTION_MATCH:
         return any("caption match down" in flag.name for flag in drift.flags)
     return bool(over_optimisation([measure], Thresholds(relative=drift.limits)))
+
+
+def data_summary(setting: Any, summary: Any, content_hash: Any) -> list[tuple[str, str]]:
+    """Lines on the data: what the run file asks for, what the manifest counted, and the content hash."""
+    named = setting if isinstance(setting, Mapping) else {"path": setting} if setting is not None else {}
+    rows = {**named, **(summary if isinstance(summary, Mapping) else {})}
+    if content_hash is not None:
+        rows["content hash"] = content_hash
+    return list(flattened(rows))
 
 
 def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
