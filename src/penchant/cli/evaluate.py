@@ -7,7 +7,7 @@ def evaluate(run_folder: RunFolderPath) -> None:
     """Sample base and trained model, score both, write results.json."""
     from rich.console import Console
 
-    from penchant.runs import assemble
+    from penchant.runs.evaluate import evaluate as run_evaluation
     from penchant.runs.folder import RunFolder
 
-    assemble.evaluate(RunFolder.open_existing(run_folder), console=Console())
+    run_evaluation(RunFolder.open_existing(run_folder), console=Console())

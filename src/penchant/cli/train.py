@@ -17,10 +17,10 @@ def train(
     """Train a model as a run file says."""
     from rich.console import Console
 
-    from penchant.runs import assemble
     from penchant.runs.folder import RunFolder
     from penchant.runs.load import load
     from penchant.runs.resume import open_to_resume
+    from penchant.runs.train import train as run_training
 
     if resume and overwrite:
         raise typer.BadParameter("--resume continues a run, --overwrite replaces it. Take one.")
@@ -31,4 +31,4 @@ def train(
         if resume
         else RunFolder.create(output, overwrite=overwrite)
     )
-    assemble.train(run, folder, resume=resume, console=Console())
+    run_training(run, folder, resume=resume, console=Console(), where=str(run_file))

@@ -1,0 +1,114 @@
+"""Paired sampling: the same prompts and seeds through the base and the tuned model.
+
+Axes: N images, 3 channels, H W pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from penchant.errors import RunFolderError
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """How images are drawn; the scheduler is the model's own.
+
+    Attributes:
+        num_steps: Denoising steps.
+        guidance: Scale of classifier-free guidance; 1 is unguided.
+        eta: Noise of the sampler, for schedulers that read it.
+        batch_size: Images at once. Floating-point kernels may round differently for another batch size, so
+            equal pictures to the bit need an equal one.
+    """
+
+    num_steps: int
+    guidance: float
+    eta: float
+    batch_size: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One image to draw."""
+
+    prompt: str
+    seed: int
+
+
+def requests_for(prompts: Sequence[str], *, seeds_per_prompt: int, seed: int) -> list[Request]:
+    """Every prompt with its seeds; a seed depends on run seed, prompt and number alone."""
+    return [
+        Request(prompt=prompt, seed=_seed(f"{seed}/{prompt}/{number}"))
+        for prompt in prompts
+        for number in range(seeds_per_prompt)
+    ]
+
+
+@torch.no_grad()
+def sample(
+    pipeline: Any,
+    requests: Sequence[Request],
+    sampler: Sampler,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Float[Tensor, "N 3 H W"]:
+    """Draw images with a plain diffusers pipeline, each from its own generator; values in [0, 1]."""
+    images = []
+    for start in range(0, len(requests), sampler.batch_size):
+        part = requests[start : start + sampler.batch_size]
+        drawn = pipeline(
+            prompt=[request.prompt for request in part],
+            generator=[torch.Generator().manual_seed(request.seed) for request in part],
+            num_inference_steps=sampler.num_steps,
+            guidance_scale=sampler.guidance,
+            eta=sampler.eta,
+            output_type="pt",
+        ).images
+        images.append(drawn.float().cpu())
+        progress(min(start + sampler.batch_size, len(requests)))
+    return torch.cat(images)
+
+
+def write_pairs(
+    folder: Path,
+    requests: Sequence[Request],
+    base: Float[Tensor, "N 3 H W"],
+    tuned: Float[Tensor, "N 3 H W"],
+) -> None:
+    """Write base/NNNNN.png, tuned/NNNNN.png and index.jsonl, one line per pair with prompt and seed."""
+    try:
+        rows = []
+        for side, images in (("base", base), ("tuned", tuned)):
+            (folder / side).mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(images):
+                to_picture(image).save(folder / side / f"{number:05d}.png")
+        for number, request in enumerate(requests):
+            files = {side: f"{side}/{number:05d}.png" for side in ("base", "tuned")}
+            rows.append(json.dumps({**asdict(request), **files}, ensure_ascii=False))
+        partial = folder / "index.partial"
+        partial.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        partial.replace(folder / "index.jsonl")
+    except OSError as error:
+        raise RunFolderError(f"{folder}: images cannot be written ({error.strerror}).") from error
+
+
+def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
+    """An image in [0, 1] as 8-bit RGB, rounded as diffusers does."""
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _seed(key: str) -> int:
+    """32-bit seed from a key, so that it can be typed by hand."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")

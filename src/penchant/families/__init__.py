@@ -1,0 +1,82 @@
+"""Model families: one module each, found by the class that a model folder names in its own config."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Final
+
+from penchant.errors import ModelError
+
+SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
+"""Models that come with the library, by name."""
+
+
+def resolve(model: str, *, where: str = "model") -> Path:
+    """Folder of a shipped model or of a path; checks that it is a whole pipeline with safe weights.
+
+    Raises:
+        ModelError: If the folder is missing, incomplete, or holds weights in pickle form.
+    """
+    folder = SHIPPED.get(model, Path(model))
+    if not folder.is_dir():
+        raise ModelError(
+            f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, or one of the "
+            f"shipped models: {', '.join(SHIPPED)}."
+        )
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(
+            f"{where}: {folder} is not a pipeline folder: model_index.json is missing. Give the folder that "
+            "holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+        )
+    for part, entry in _index(index, where).items():
+        if not part.startswith("_") and isinstance(entry, list) and entry[0] is not None:
+            _check_part(folder / part, where)
+    return folder
+
+
+def family_of(folder: Path, *, where: str = "model") -> ModuleType:
+    """The family module that loads a pipeline folder.
+
+    Raises:
+        ModelError: If no family handles the pipeline's class; names the supported ones.
+    """
+    wanted = _index(folder / "model_index.json", where).get("_class_name")
+    modules = [import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__) if m.name[0] != "_"]
+    handled = {module.PIPELINE: module for module in modules if hasattr(module, "PIPELINE")}
+    if wanted not in handled:
+        raise ModelError(
+            f"{where}: {folder} holds a {wanted}, which no family loads. Supported: {', '.join(handled)}."
+        )
+    return handled[wanted]
+
+
+def _index(path: Path, where: str) -> dict[str, object]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where}: {path} cannot be read as JSON: {error}.") from error
+
+
+def _check_part(part: Path, where: str) -> None:
+    """A part exists, has its config, and its weights, if it has any, are whole safetensors."""
+    if not part.is_dir():
+        raise ModelError(
+            f"{where}: half a pipeline folder: {part.name}/ is named in model_index.json but missing. "
+            "Download the folder again."
+        )
+    if part.name in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2"):
+        if not (part / "config.json").is_file():
+            raise ModelError(f"{where}: half a pipeline folder: {part.name}/config.json is missing.")
+        if list(part.glob("*.safetensors")):
+            return
+        pickled = [path.name for path in part.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        if pickled:
+            raise ModelError(
+                f"{where}: {part.name}/{pickled[0]} is a pickle file, which can run code when it is loaded; "
+                "refused. Convert it once, where you trust it: load the pipeline with diffusers and call "
+                "save_pretrained(folder, safe_serialization=True)."
+            )
+        raise ModelError(f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights.")

@@ -1,0 +1,149 @@
+"""Base against tuned model: sampled on the same prompts and seeds, scored, compared."""
+
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from penchant import families, rewards
+from penchant.data.images import decode_candidate, prepare
+from penchant.data.rows import as_pairs
+from penchant.errors import RunFolderError
+from penchant.evaluation.comparison import PairedImages, compare
+from penchant.evaluation.results import EvaluationManifest, Results, write_results
+from penchant.evaluation.sampling import Request, Sampler, requests_for, sample, write_pairs
+from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
+from penchant.protocols import Reward
+from penchant.rewards.style import Style
+from penchant.runs.assemble import data_of
+from penchant.runs.folder import RunFolder
+from penchant.runs.load import load
+from penchant.runs.manifest import model_hash
+from penchant.runs.schema import HELD_OUT, RunFile
+from penchant.runs.terminal import phase
+
+CAPTION_MATCH = "caption-match"
+STYLE = "style"
+
+
+def evaluate(folder: RunFolder, *, console: Console) -> Results:
+    """Sample both models, score them, write samples/ and results.json.
+
+    Args:
+        folder: A run folder that `train` has completed.
+        console: Where progress is shown.
+    """
+    run = load(folder.run_file)
+    where = str(folder.run_file)
+    suite = suite_of(run, where=where)
+    requests = requests_for(suite.prompts, seeds_per_prompt=run.evaluation.seeds_per_prompt, seed=run.seed)
+    started = time.perf_counter()
+    base, tuned = sampled(folder, run, requests, console)
+    write_pairs(folder.samples, requests, base, tuned)
+    sampled_at = time.perf_counter()
+    results = _compared(run, suite, requests, base, tuned, where)
+    timings = {"sampling_s": sampled_at - started, "scoring_s": time.perf_counter() - sampled_at}
+    results = replace(results, timings=timings, peak_memory=peak_memory())
+    write_results(results, folder.results)
+    return results
+
+
+def suite_of(run: RunFile, *, where: str) -> PromptSuite:
+    """The prompts of the evaluation section."""
+    e = run.evaluation
+    if e.prompts == HELD_OUT:
+        data = data_of(run, e.split, where=where)
+        prompts = [header.prompt for header in data.headers]
+        suite = prompt_suite(e.split, prompts, where=f"{where}: evaluation.split")
+    else:
+        suite = read_suite(Path(e.prompts))
+    return suite if e.num_prompts is None else PromptSuite(suite.name, suite.prompts[: e.num_prompts])
+
+
+def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
+    """The base and the tuned model as plain diffusers pipelines.
+
+    With an adapter both are one pipeline: the second is given by `use_adapter`.
+    """
+    base_folder = families.resolve(run.model, where=f"{folder.run_file}: model")
+    family = families.family_of(base_folder)
+    base = family.load_pipeline(base_folder)
+    if folder.pipeline.is_dir():
+        return base, family.load_pipeline(folder.pipeline)
+    if not folder.adapter.is_dir():
+        raise RunFolderError(
+            f"{folder.path}: holds no adapter/ and no pipeline/: the training is not complete. Go on with "
+            "`penchant train RUN.yaml --resume`."
+        )
+    tuned = family.load_pipeline(base_folder)
+    tuned.load_lora_weights(str(folder.adapter))
+    return base, tuned
+
+
+def sampled(
+    folder: RunFolder, run: RunFile, requests: list[Request], console: Console
+) -> tuple[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]]:
+    """Images of the base and the tuned model."""
+    e = run.evaluation
+    sampler = Sampler(num_steps=e.num_steps, guidance=e.guidance, eta=e.eta, batch_size=e.batch_size)
+    base, tuned = pipelines(folder, run)
+    images = []
+    for name, pipeline in (("sampling the base model", base), ("sampling the tuned model", tuned)):
+        with phase(console, name, len(requests)) as progress:
+            images.append(sample(pipeline, requests, sampler, progress=progress))
+    return images[0], images[1]
+
+
+def _compared(
+    run: RunFile, suite: PromptSuite, requests: list[Request], base: Tensor, tuned: Tensor, where: str
+) -> Results:
+    e = run.evaluation
+    known = {name: rewards.catalog.get(name, where=f"{where}: evaluation.scores") for name in e.scores}
+    style = Style(style=e.preferred_style)
+    captions: Reward | None = known.get(CAPTION_MATCH)
+    others = [reward for name, reward in known.items() if name not in (STYLE, CAPTION_MATCH)]
+    manifest = EvaluationManifest(
+        metric=style.name,
+        unit=style.unit,
+        prompt_set=suite.name,
+        prompt_hash=suite.hash,
+        num_prompts=len(suite.prompts),
+        num_seeds=e.seeds_per_prompt,
+        sampler="the model's own scheduler" + (f", eta {e.eta:g}" if e.eta else ""),
+        num_steps=e.num_steps,
+        guidance_scale=e.guidance,
+        scorer_hash=model_hash(families.SHIPPED["emoji"].with_name("emoji-scorer"))[:16],
+        tie_margin=0.0,
+    )
+    return compare(
+        PairedImages(base=base, tuned=tuned, prompts=[request.prompt for request in requests]),
+        manifest=manifest,
+        metric=style,
+        descriptions=others,
+        preferred_labels=(style.labels(base, ()), style.labels(tuned, ())),
+        caption_match=captions,
+        preferred_images=_preferred_images(run, base.shape[-1], where),
+    )
+
+
+def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
+    """Up to 256 winners of the training data, the goal of the drift panel."""
+    data = data_of(run, run.data.train_split, where=where)
+    winners = [pair[0] for example in data for pair in as_pairs(example)][:256]
+    if not winners:
+        return None
+    images = [prepare([decode_candidate(winner)], size=size) for winner in winners]
+    return torch.cat(images) / 2 + 0.5
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,117 @@
+"""What a run file would do: sizes, memory and time, before anything is done."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from penchant import families
+from penchant.protocols import LatentBatch, Models
+from penchant.randomness import Randomness
+from penchant.runs.assemble import PRECISIONS, data_of, make_trainable, method_of, models_of
+from penchant.runs.manifest import method_as_dict
+from penchant.runs.schema import RunFile
+from penchant.shapes import Shape
+from penchant.slots.compose import Method, step
+from penchant.slots.ratios.stepwise import Stepwise
+from penchant.training.encode import groups_of
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A run in numbers.
+
+    Attributes:
+        method: The composition with every option.
+        model_folder: Where the base model lies.
+        parameters: Of the denoiser.
+        trainable: Of these, how many train.
+        groups: Usable groups of the training split; None for a method that samples.
+        steps: Optimizer steps.
+        batch_size: Groups per step.
+        epochs: Passes over the data; None for a method that samples.
+        weights_bytes: Denoiser, and its frozen copy if there is one.
+        optimizer_bytes: Gradients and moments of what trains.
+        step_seconds: Measured on one probe step of a few groups, scaled to the batch; None if not measured.
+    """
+
+    method: dict[str, object]
+    model_folder: Path
+    parameters: int
+    trainable: int
+    groups: int | None
+    steps: int
+    batch_size: int
+    epochs: float | None
+    weights_bytes: int
+    optimizer_bytes: int
+    step_seconds: float | None
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Estimate of the whole training, set-up and held-out measurements apart."""
+        return None if self.step_seconds is None else self.steps * self.step_seconds
+
+
+PROBE_GROUPS = 4
+
+
+def explain(run: RunFile, *, where: str) -> Explanation:
+    """Load the model, count, and time one small step.
+
+    Args:
+        run: The run file.
+        where: Its name, for messages.
+    """
+    method = method_of(run, where=where)
+    folder = families.resolve(run.model, where=f"{where}: model")
+    data = data_of(run, run.data.train_split, where=where)
+    family = families.family_of(folder).load(folder)
+    reference = make_trainable(family.network, run, family.lora_targets)
+    models = models_of(
+        method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]
+    )
+    trained = [p for p in family.network.parameters() if p.requires_grad]
+    parameters = sum(p.numel() for p in family.network.parameters())
+    copies = 1 if reference is family.network or not method.needs_reference else 2
+    online = isinstance(method.ratio, Stepwise)
+    groups = None if online else len(groups_of(data, method.shape, where=f"{where}: data.path"))
+    batch = run.training.batch_size
+    return Explanation(
+        method=method_as_dict(method),
+        model_folder=folder,
+        parameters=parameters,
+        trainable=sum(p.numel() for p in trained),
+        groups=groups,
+        steps=run.training.steps,
+        batch_size=batch,
+        epochs=None if groups is None else run.training.steps * batch / groups,
+        weights_bytes=copies * sum(p.numel() * p.element_size() for p in family.network.parameters()),
+        optimizer_bytes=sum(p.numel() * 12 for p in trained),
+        step_seconds=None if online else _probe(method, models, family) * batch / PROBE_GROUPS,
+    )
+
+
+def _probe(method: Method, models: Models, family: Any) -> float:
+    """Seconds of forward and backward of a few random groups; the first, which warms up, does not count."""
+    candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
+    ids = tuple(str(number) for number in range(PROBE_GROUPS))
+    prompt = family.encode_prompts([""])
+    score = torch.linspace(1, 0.25, candidates).repeat(PROBE_GROUPS, 1)
+    batch = LatentBatch(
+        ids=ids,
+        latents=torch.zeros((PROBE_GROUPS, candidates, *family.sample_shape)),
+        condition={
+            name: value[None].repeat(PROBE_GROUPS, *[1] * value.ndim) for name, value in prompt.items()
+        },
+        score=None if method.shape is Shape.PAIR else score,
+    )
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        step(method, models, batch, Randomness(run=0)).loss.backward()
+        seconds = time.perf_counter() - started
+    return seconds

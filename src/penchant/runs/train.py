@@ -1,0 +1,237 @@
+"""One training run, from a run file to weights that plain diffusers loads."""
+
+import json
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, final
+
+import torch
+import yaml
+from rich.console import Console
+
+from penchant import log
+from penchant.randomness import Randomness
+from penchant.runs.assemble import Assembled, assemble, max_grad_norm
+from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
+from penchant.runs.manifest import manifest, model_hash
+from penchant.runs.schema import AutoBeta, RunFile
+from penchant.runs.terminal import phase
+from penchant.training.adapters import save_lora
+from penchant.training.callbacks import HeldOut, MetricsFile, ProgressBar, TensorBoard
+from penchant.training.checkpoint import Checkpointer, TrainState, latest
+from penchant.training.checkpoint import load as load_checkpoint
+from penchant.training.loop import Callback, Progress, fit
+from penchant.training.self_check import self_check
+
+logger = logging.getLogger(__name__)
+
+COMPLETE: Final = "complete"
+"""Name of the field of manifest.json that says whether all steps are done."""
+
+
+@final
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; a checkpoint of its last step is written."""
+
+
+def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, where: str) -> None:
+    """Train as the run file says; a run that is stopped leaves a checkpoint that `resume` goes on from.
+
+    Args:
+        run: The run file.
+        folder: Where everything is written; created by the caller.
+        resume: Go on from the newest checkpoint, if there is one.
+        console: Where progress is shown.
+        where: Name of the run file, for messages.
+
+    Raises:
+        PenchantError: Something the user gave is wrong, or training stopped itself; names the cause.
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    log.set_up()
+    started = datetime.now(UTC)
+    earlier = _earlier_manifest(folder) if resume else None
+    torch.manual_seed(run.seed)
+    parts = assemble(_with_found_beta(run, earlier), where=where, phase=partial(phase, console))
+    main = parts.accelerator.is_main_process
+    state = TrainState(
+        network=parts.bare,
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        progress=Progress(),
+        average=parts.average,
+        health=parts.health,
+    )
+    place = latest(folder.checkpoints) if resume else None
+    if place is not None:
+        load_checkpoint(state, place)
+        if main:
+            console.print(f"going on from step {state.progress.step} of {run.training.steps}")
+    else:
+        _check(run, parts, console)
+    if main:
+        _write_heads(run, folder, parts, started, earlier)
+    parts.accelerator.wait_for_everyone()
+    with stop_on_signals() as stopped:
+        progress = fit(
+            parts.method,
+            parts.models,
+            parts.network,
+            parts.source,
+            parts.optimizer,
+            parts.schedule,
+            accelerator=parts.accelerator,
+            steps=run.training.steps,
+            max_grad_norm=max_grad_norm(run),
+            callbacks=_callbacks(run, folder, parts, state, console),
+            progress=state.progress,
+            stop=stopped.is_set,
+        )
+    if progress.step < run.training.steps:
+        raise Interrupted
+    if main:
+        _export(run, folder, parts)
+        _mark_complete(folder)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Inside, Ctrl-C and SIGTERM set the event instead of breaking off; a second Ctrl-C breaks off."""
+    event = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _callbacks(
+    run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState, console: Console
+) -> list[Callback]:
+    """Order matters: numbers are written before the checkpoint that covers them."""
+    t, main, step = run.training, parts.accelerator.is_main_process, state.progress.step
+    callbacks: list[Callback] = [parts.health]
+    if parts.average is not None:
+        callbacks.append(parts.average)
+    metrics, board = None, None
+    if main:
+        metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
+        callbacks += [metrics, board]
+    if parts.heldout is not None:
+        rows = Randomness(run=run.seed).permutation(len(parts.heldout.ids), "held-out rows")
+        callbacks.append(
+            HeldOut(
+                parts.method,
+                parts.models,
+                parts.heldout,
+                rows=rows[: t.heldout_examples],
+                draws=t.heldout_draws,
+                every=t.heldout_every,
+                batch_size=t.micro_batch_size or t.batch_size,
+                seed=run.seed,
+                accelerator=parts.accelerator,
+                writers=[writer.write for writer in (metrics, board) if writer is not None],
+            )
+        )
+    callbacks.append(
+        Checkpointer(state, folder.checkpoints, every=t.checkpoint_every, keep=t.keep_checkpoints, main=main)
+    )
+    if main:
+        callbacks.append(ProgressBar(console, steps=t.steps, done=step))
+    return callbacks
+
+
+def _check(run: RunFile, parts: Assembled, console: Console) -> None:
+    """The start-up self-check, printed."""
+    check = self_check(
+        parts.method,
+        parts.models,
+        parts.network,
+        parts.source(0),
+        parts.optimizer,
+        accelerator=parts.accelerator,
+        steps=run.training.steps,
+        learning_rate=run.training.learning_rate,
+    )
+    if parts.accelerator.is_main_process:
+        console.print("self-check: " + "\n            ".join(check.lines()), highlight=False)
+
+
+def _write_heads(
+    run: RunFile, folder: RunFolder, parts: Assembled, started: datetime, earlier: dict[str, Any] | None
+) -> None:
+    """run.yaml and manifest.json, before the first step."""
+    text = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text_atomically(folder.run_file, text)
+    known = manifest(
+        parts.method,
+        seed=run.seed,
+        data_hash=parts.data.content_hash(),
+        model_hash=model_hash(parts.model_folder),
+        started=started if earlier is None else datetime.fromisoformat(earlier["started"]),
+        num_resumed=0 if earlier is None else earlier["num_resumed"] + 1,
+    )
+    known["data"] = {"rows": len(parts.data), "groups": parts.num_groups}
+    known[COMPLETE] = False
+    write_json_atomically(folder.manifest, known)
+
+
+def _export(run: RunFile, folder: RunFolder, parts: Assembled) -> None:
+    """Weights as plain diffusers loads them: `adapter/` or `pipeline/`, written beside and moved in place."""
+    place = folder.adapter if run.training.mode == "lora" else folder.pipeline
+    beside = place.with_name(f".partial-{place.name}")
+    with writing(place), parts.average.applied() if parts.average is not None else nullcontext():
+        shutil.rmtree(beside, ignore_errors=True)
+        if run.training.mode == "lora":
+            save_lora(parts.bare, beside)
+        else:
+            shutil.copytree(parts.model_folder, beside, ignore=shutil.ignore_patterns("*.safetensors"))
+            _copy_other_weights(parts.model_folder, beside)
+            parts.bare.save_pretrained(str(beside / "unet"), safe_serialization=True)
+        shutil.rmtree(place, ignore_errors=True)
+        beside.rename(place)
+
+
+def _copy_other_weights(source: Path, target: Path) -> None:
+    for path in source.rglob("*.safetensors"):
+        if path.parent.name != "unet":
+            shutil.copy2(path, target / path.relative_to(source))
+
+
+def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.manifest.is_file():
+        return None
+    return json.loads(folder.manifest.read_text(encoding="utf-8"))
+
+
+def _with_found_beta(run: RunFile, earlier: dict[str, Any] | None) -> RunFile:
+    """A resumed run keeps the beta that its probe has found."""
+    if earlier is None or not run.wants_auto_beta:
+        return run
+    beta = earlier["method"]["objective"]["beta"]
+    return run.model_copy(update={"objective": {**run.objective, "beta": beta}, "auto_beta": AutoBeta()})
+
+
+def _mark_complete(folder: RunFolder) -> None:
+    known = _earlier_manifest(folder)
+    assert known is not None
+    known["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json_atomically(folder.manifest, {**known, COMPLETE: True})

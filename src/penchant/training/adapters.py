@@ -1,0 +1,82 @@
+"""LoRA on a diffusers network: added, continued, switched and saved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import nn
+
+from penchant.errors import ModelError
+
+POLICY: Final = "default"
+"""Name of the adapter in training."""
+START: Final = "start"
+"""Name of the frozen copy of the adapter that training continues."""
+
+
+def add_lora(network: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
+    """Add a LoRA that changes nothing yet (B = 0) and is all that trains, in float32.
+
+    Args:
+        network: A diffusers network, frozen.
+        rank: Rank of the update.
+        alpha: The update is scaled by alpha / rank.
+        targets: Endings of the names of the linear layers to adapt.
+        seed: Seed of the first factor.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            network.add_adapter(config, adapter_name=POLICY)
+        except ValueError as error:
+            names = sorted(
+                {n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+            )
+            raise ModelError(
+                f"training.lora.targets: no layer ends in {', '.join(targets)}. "
+                f"Names of linear layers here: {', '.join(names)}."
+            ) from error
+    train_only_adapter(network)
+
+
+def continue_lora(network: Any, folder: Path) -> None:
+    """Load an adapter twice: as the policy, which trains on, and as the frozen start, which is the reference.
+
+    Args:
+        network: A diffusers network, frozen.
+        folder: Holds `pytorch_lora_weights.safetensors`, as `penchant train` and diffusers write it.
+    """
+    path = folder / "pytorch_lora_weights.safetensors"
+    if not path.is_file():
+        raise ModelError(
+            f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
+        )
+    for name in (START, POLICY):
+        network.load_lora_adapter(str(folder), prefix="unet", weight_name=path.name, adapter_name=name)
+    network.set_adapter(POLICY)
+    train_only_adapter(network)
+
+
+def train_only_adapter(network: nn.Module) -> None:
+    """Let the policy's adapter train, in float32, and nothing else."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(f".{POLICY}." in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save_lora(network: Any, folder: Path) -> None:
+    """Write the policy's adapter as diffusers' LoRA safetensors, scale included."""
+    config = network.peft_config[POLICY]
+    metadata = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
+    StableDiffusionPipeline.save_lora_weights(
+        str(folder),
+        unet_lora_layers=get_peft_model_state_dict(network, adapter_name=POLICY),
+        unet_lora_adapter_metadata=metadata,
+        safe_serialization=True,
+    )

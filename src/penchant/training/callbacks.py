@@ -1,0 +1,184 @@
+"""Callbacks that show and store the numbers of a run."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import final
+
+import rich.progress
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from penchant.errors import RunFolderError
+from penchant.protocols import Models
+from penchant.randomness import Randomness
+from penchant.slots.compose import Method, step
+from penchant.training.loop import Progress, Record, aggregate
+from penchant.training.source import EncodedExamples
+
+
+@final
+class MetricsFile:
+    """Appends each record to metrics.jsonl; a resumed run first drops what came after its checkpoint.
+
+    Args:
+        path: The file.
+        step: Step at which the run goes on; 0 starts the file anew.
+    """
+
+    def __init__(self, path: Path, *, step: int = 0) -> None:
+        self.path = path
+        kept = []
+        if step and path.is_file():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Append one line."""
+        self.write(record)
+
+    def on_end(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def write(self, record: Record) -> None:
+        """Append one line."""
+        line = json.dumps({"step": record.step, "split": record.split, **record.metrics})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path}: cannot be written ({error.strerror}). The last checkpoint is whole; make room "
+                "or give write permission, then go on with --resume."
+            ) from error
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # the last line of a killed run may be cut
+        return float("inf")
+
+
+@final
+class TensorBoard:
+    """Writes each record to TensorBoard event files."""
+
+    def __init__(self, folder: Path, *, step: int = 0) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Write every number."""
+        self.write(record)
+
+    def on_end(self, progress: Progress) -> None:
+        """Close the file."""
+        self.writer.close()
+
+    def write(self, record: Record) -> None:
+        """Write every number."""
+        for name, value in record.metrics.items():
+            self.writer.add_scalar(f"{record.split}/{name}", value, record.step)
+
+
+@final
+class HeldOut:
+    """Every so many steps, the same numbers on held-out groups, at noise that never changes.
+
+    Args:
+        method: What is trained.
+        models: Policy and reference.
+        examples: Held-out groups.
+        rows: Which of them.
+        draws: How many noise draws per group are averaged.
+        every: Steps between measurements.
+        batch_size: Groups at once.
+        seed: Seed of the run.
+        accelerator: Device.
+        writers: Called with each record.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        models: Models,
+        examples: EncodedExamples,
+        *,
+        rows: Sequence[int],
+        draws: int,
+        every: int,
+        batch_size: int,
+        seed: int,
+        accelerator: Accelerator,
+        writers: Sequence[Callable[[Record], None]],
+    ) -> None:
+        self.method, self.models, self.examples, self.rows = method, models, examples, rows
+        self.draws, self.every, self.batch_size, self.seed = draws, every, batch_size, seed
+        self.accelerator, self.writers = accelerator, writers
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Measure when it is time."""
+        if progress.step % self.every == 0:
+            measured = self.measure(progress.step)
+            for write in self.writers:
+                write(measured)
+
+    def on_end(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    @torch.no_grad()
+    def measure(self, at: int) -> Record:
+        """The numbers of the held-out groups."""
+        outputs = []
+        for draw in range(self.draws):
+            draws = Randomness(run=self.seed, epoch=-1 - draw)
+            for start in range(0, len(self.rows), self.batch_size):
+                batch = self.examples.batch(self.rows[start : start + self.batch_size], draws)
+                outputs.append(step(self.method, self.models, batch.to(self.accelerator.device), draws))
+        metrics = aggregate(outputs, self.accelerator)
+        return Record(step=at, split="heldout", metrics=metrics)
+
+
+@final
+class ProgressBar:
+    """A line in the terminal with loss, margin, implicit accuracy and the time left."""
+
+    def __init__(self, console: Console, *, steps: int, done: int) -> None:
+        self.bar = rich.progress.Progress(
+            rich.progress.TextColumn("training"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[numbers]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("", total=steps, completed=done, numbers="")
+        self.bar.start()
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Move on."""
+        m = record.metrics
+        numbers = f"loss {m['loss']:.4f}  margin {m['margin/mean']:+.2e}  accuracy {m['margin/positive']:.2f}"
+        self.bar.update(self.task, completed=progress.step, numbers=numbers)
+
+    def on_end(self, progress: Progress) -> None:
+        """Close the line."""
+        self.bar.stop()

@@ -1,0 +1,226 @@
+"""Checkpoints: everything a run needs to go on to the bit, written so that none is ever half there."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from penchant.errors import RunFolderError
+from penchant.training.ema import MovingAverage
+from penchant.training.health import Health
+from penchant.training.loop import Progress, Record
+
+logger = logging.getLogger(__name__)
+
+_STATE: Final = "state.json"
+_PARTIAL: Final = ".partial-"
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """All that changes while a run trains.
+
+    Attributes:
+        network: The policy's module, not wrapped for several processes; only what trains is stored.
+        optimizer: Its moments.
+        schedule: Where the learning rate is.
+        progress: Steps and samples done.
+        average: Moving average of the weights, if one is kept.
+        health: The guards' memory, if they are on.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    progress: Progress
+    average: MovingAverage | None = None
+    health: Health | None = None
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+
+def save(state: TrainState, folder: Path) -> Path:
+    """Write a checkpoint for the step that `state.progress` stands at.
+
+    It is written beside its place and moved there when it is whole, so a full disk or a kill leaves only what
+    was there before.
+
+    Args:
+        state: What to store.
+        folder: The run's `checkpoints/`.
+
+    Returns:
+        Folder of the new checkpoint.
+
+    Raises:
+        RunFolderError: If it cannot be written; older checkpoints are untouched.
+    """
+    place = folder / f"step-{state.progress.step:08d}"
+    partial = folder / f"{_PARTIAL}{place.name}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        hashes = {}
+        for name, tensors in _tensors(state):
+            path = partial / f"{name}.safetensors"
+            save_file(tensors, path)
+            hashes[path.name] = _hash(path)
+            _sync(path)
+        known = {
+            "step": state.progress.step,
+            "samples": state.progress.samples,
+            "schedule": {k: v for k, v in state.schedule.state_dict().items() if k != "lr_lambdas"},
+            "health": None if state.health is None else state.health.state(),
+            "files": hashes,
+        }
+        (partial / _STATE).write_text(json.dumps(known, indent=2), encoding="utf-8")
+        _sync(partial / _STATE)
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunFolderError(
+            f"{place}: the checkpoint cannot be written ({error.strerror or error}). Older checkpoints are "
+            "untouched; make room or give write permission, then go on with --resume."
+        ) from error
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if "No space left" not in str(error) and "I/O error" not in str(error):
+            raise
+        raise RunFolderError(
+            f"{place}: the checkpoint cannot be written ({error}). Older checkpoints are untouched; make "
+            "room, then go on with --resume."
+        ) from error
+    return place
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are passed over, and said so."""
+    for place in sorted(folder.glob("step-*"), reverse=True):
+        if problem := _damage(place):
+            logger.warning("%s: %s; the one before it is taken", place, problem)
+        else:
+            return place
+    return None
+
+
+def load(state: TrainState, place: Path) -> None:
+    """Put a checkpoint back, to the bit."""
+    stored = json.loads((place / _STATE).read_text(encoding="utf-8"))
+    weights = load_file(place / "weights.safetensors")
+    trained = state.trained()
+    if weights.keys() != trained.keys():
+        odd = sorted(weights.keys() ^ trained.keys())
+        raise RunFolderError(
+            f"{place}: holds other weights than the run trains, for example {odd[0]}. The model, the "
+            "adapter's rank or targets, or the training mode has changed; start a new run."
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+    _load_optimizer(state.optimizer, trained, load_file(place / "optimizer.safetensors"))
+    state.schedule.load_state_dict(stored["schedule"])
+    for group, rate in zip(state.optimizer.param_groups, stored["schedule"]["_last_lr"], strict=True):
+        group["lr"] = rate
+    state.progress.step, state.progress.samples = stored["step"], stored["samples"]
+    if state.health is not None and stored["health"] is not None:
+        state.health.load(stored["health"])
+    if state.average is not None:
+        state.average.load(load_file(place / "average.safetensors"))
+
+
+@final
+class Checkpointer:
+    """Callback: a checkpoint every so many steps and at the end; keeps the newest few.
+
+    Args:
+        state: What to store.
+        folder: The run's `checkpoints/`.
+        every: Steps between checkpoints.
+        keep: How many to keep; >= 1.
+        main: True on the process that writes.
+    """
+
+    def __init__(self, state: TrainState, folder: Path, *, every: int, keep: int, main: bool = True) -> None:
+        self.state, self.folder, self.every, self.keep, self.main = state, folder, every, keep, main
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Write one when it is time."""
+        if progress.step % self.every == 0:
+            self._write()
+
+    def on_end(self, progress: Progress) -> None:
+        """Write one unless this step has one."""
+        if progress.step and not (self.folder / f"step-{progress.step:08d}").exists():
+            self._write()
+
+    def _write(self) -> None:
+        if not self.main:
+            return
+        save(self.state, self.folder)
+        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old)
+
+
+def _tensors(state: TrainState) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    trained = state.trained()
+    yield "weights", {name: p.detach().contiguous() for name, p in trained.items()}
+    moments: dict[str, Tensor] = {}
+    for name, parameter in trained.items():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            moments[f"{name}|{key}"] = torch.as_tensor(value).detach().contiguous()
+    yield "optimizer", moments
+    if state.average is not None:
+        yield "average", state.average.tensors()
+
+
+def _load_optimizer(
+    optimizer: Optimizer, trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor]
+) -> None:
+    for name in moments:
+        parameter, key = trained[name.rsplit("|", 1)[0]], name.rsplit("|", 1)[1]
+        value = moments[name]
+        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        stored: dict[str, Any] = json.loads((place / _STATE).read_text(encoding="utf-8"))
+        for name, digest in stored["files"].items():
+            if _hash(place / name) != digest:
+                return f"{name} is damaged"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is not whole ({error})"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

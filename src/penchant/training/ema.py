@@ -1,0 +1,61 @@
+"""Exponential moving average of the weights that train."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from penchant.training.loop import Progress, Record
+
+
+@final
+class MovingAverage:
+    """Callback: average <- decay * average + (1 - decay) * weights after each step, in float32.
+
+    Args:
+        network: Its parameters that train are averaged.
+        decay: In (0, 1).
+    """
+
+    def __init__(self, network: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.averages = {name: p.detach().float().clone() for name, p in self.trained.items()}
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    @torch.no_grad()
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Move the average."""
+        for name, parameter in self.trained.items():
+            self.averages[name].lerp_(parameter.float(), 1 - self.decay)
+
+    def on_end(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages, by name."""
+        return self.averages
+
+    def load(self, averages: Mapping[str, Tensor]) -> None:
+        """Put stored averages back."""
+        for name, value in averages.items():
+            self.averages[name].copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the network has the averaged weights."""
+        kept = {name: p.detach().clone() for name, p in self.trained.items()}
+        try:
+            self._write(self.averages)
+            yield
+        finally:
+            self._write(kept)
+
+    @torch.no_grad()
+    def _write(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            parameter.copy_(values[name])

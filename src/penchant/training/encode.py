@@ -1,0 +1,146 @@
+"""Images and prompts through VAE and text encoder once: the latent and embedding cache.
+
+Axes: N examples, U prompts, F mirrored variants, K candidates, D = C H W of a latent.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from penchant.data.images import decode_candidate, prepare
+from penchant.data.rows import Candidate, Example, as_pairs, as_ranked, as_unary
+from penchant.errors import DataError
+from penchant.protocols import Condition, DiffusionFamily
+from penchant.shapes import Shape
+from penchant.training.source import EncodedExamples
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One training group before its images are read: the candidates, best first, and their scores."""
+
+    id: str
+    prompt: str
+    candidates: Sequence[Candidate]
+    score: Sequence[float] | None = None
+
+
+def groups_of(examples: Iterable[Example], shape: Shape, *, where: str) -> list[Group]:
+    """All groups of a shape that the examples support.
+
+    Args:
+        examples: Stored examples.
+        shape: Data shape of the method.
+        where: Name of the data, for messages.
+
+    Raises:
+        DataError: If there is none; says what the shape needs.
+    """
+    groups = [group for example in examples for group in _groups(example, shape)]
+    if not groups:
+        raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
+    return groups
+
+
+_NEEDS = {
+    Shape.PAIR: "A pair needs two images of one prompt with different labels; ties are left out.",
+    Shape.UNARY: "A unary group needs an image with a label, or a pair with a winner.",
+    Shape.RANKED: "A ranked list needs at least two images of one prompt with scores.",
+}
+
+
+def _groups(example: Example, shape: Shape) -> Iterable[Group]:
+    if shape is Shape.PAIR:
+        for number, pair in enumerate(as_pairs(example)):
+            yield Group(id=f"{example.id}/{number}", prompt=example.prompt, candidates=pair)
+    elif shape is Shape.UNARY:
+        for number, (candidate, label) in enumerate(as_unary(example)):
+            yield Group(
+                id=f"{example.id}/{number}", prompt=example.prompt, candidates=[candidate], score=[label]
+            )
+    elif example.preference is not None and len(set(example.preference)) > 1:
+        candidates, score = as_ranked(example)
+        yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
+
+
+def encode(
+    groups: Sequence[Group],
+    family: DiffusionFamily,
+    *,
+    size: int,
+    flip: bool = False,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> EncodedExamples:
+    """Run every distinct image and prompt of the groups through the encoders, in float32.
+
+    Args:
+        groups: What to encode; lists may differ in length and are padded.
+        family: The loaded model.
+        size: Side of the images in pixels.
+        flip: Also keep the mirrored images; a group then takes one of the two for all its candidates.
+        batch_size: Images that go through the VAE at once.
+        progress: Called with the number of images done.
+
+    Raises:
+        DataError: An image cannot be read; names its row.
+    """
+    unique = {c.content_hash: c for group in groups for c in group.candidates}
+    posterior = _posteriors(list(unique.values()), family, size, flip, batch_size, progress)
+    rows = dict(zip(unique, range(len(unique)), strict=True))
+    longest = max(len(group.candidates) for group in groups)
+    index = torch.zeros((len(groups), longest), dtype=torch.long)
+    valid = torch.zeros((len(groups), longest), dtype=torch.bool)
+    score = torch.zeros((len(groups), longest))
+    for number, group in enumerate(groups):
+        width = len(group.candidates)
+        index[number, :width] = torch.tensor([rows[c.content_hash] for c in group.candidates])
+        valid[number, :width] = True
+        if group.score is not None:
+            score[number, :width] = torch.tensor(group.score, dtype=torch.float32)
+    prompts = list(dict.fromkeys(["", *(group.prompt for group in groups)]))
+    number_of = {prompt: number for number, prompt in enumerate(prompts)}
+    return EncodedExamples(
+        ids=tuple(group.id for group in groups),
+        mean=posterior[0][index].transpose(1, 2),
+        deviation=posterior[1][index].transpose(1, 2),
+        prompt=[number_of[group.prompt] for group in groups],
+        conditions=encode_prompts(prompts, family),
+        score=None if groups[0].score is None else score,
+        valid=None if valid.all() else valid,
+    )
+
+
+def encode_prompts(prompts: Sequence[str], family: DiffusionFamily, *, batch_size: int = 64) -> Condition:
+    """Condition of each prompt; each is encoded once."""
+    pieces = [family.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _posteriors(
+    candidates: Sequence[Candidate],
+    family: DiffusionFamily,
+    size: int,
+    flip: bool,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every candidate, [M, F, *D]."""
+    means, deviations = [], []
+    for start in range(0, len(candidates), batch_size):
+        images = [decode_candidate(candidate) for candidate in candidates[start : start + batch_size]]
+        variants = []
+        for mirrored in (False, True) if flip else (False,):
+            pixels = torch.cat([prepare([image], size=size, flip=mirrored) for image in images])
+            variants.append(family.encode_images(pixels))
+        means.append(torch.stack([mean for mean, _ in variants], 1))
+        deviations.append(torch.stack([deviation for _, deviation in variants], 1))
+        if progress is not None:
+            progress(min(start + batch_size, len(candidates)))
+    if not means:
+        raise DataError("data: no image to encode.")
+    return torch.cat(means), torch.cat(deviations)

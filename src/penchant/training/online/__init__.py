@@ -1,0 +1,1 @@
+"""Sources that sample the policy while it trains."""

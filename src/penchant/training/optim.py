@@ -1,0 +1,52 @@
+"""Optimizers and learning-rate schedules; a learning rate is never scaled silently."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter],
+    *,
+    name: Literal["adamw", "adafactor"],
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    epsilon: float,
+) -> Optimizer:
+    """An optimizer over the parameters that train.
+
+    Args:
+        parameters: All of them train.
+        name: AdamW, or Adafactor (factored second moments; betas and epsilon do not apply to it).
+        learning_rate: As it is used; not multiplied by batch, accumulation or processes.
+        betas: Decay of the moments, AdamW.
+        weight_decay: Decoupled.
+        epsilon: Added to the root of the second moment, AdamW.
+    """
+    if name == "adafactor":
+        return torch.optim.Adafactor(parameters, lr=learning_rate, weight_decay=weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=epsilon, foreach=True
+    )
+
+
+def build_schedule(
+    optimizer: Optimizer, *, name: Literal["constant", "linear", "cosine"], warmup_steps: int, steps: int
+) -> LambdaLR:
+    """Linear warm-up, then constant, or falling to 0 at the last step along a line or half a cosine."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if name == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        return 1 - done if name == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,111 @@
+"""The start-up self-check: one batch before the first step, and what it must show."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from penchant.errors import TrainingStopped
+from penchant.protocols import Models
+from penchant.slots.compose import Method
+from penchant.slots.objectives.pairwise import Logistic
+from penchant.slots.weights.uniform import Uniform
+from penchant.training.loop import accumulate, aggregate
+from penchant.training.source import GlobalBatch
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfCheck:
+    """What the first batch shows before any step.
+
+    Attributes:
+        loss: Of the whole global batch, terms included.
+        margin: Largest |margin| of a group; exactly 0 at policy = reference.
+        gradient_norm: Before clipping; > 0.
+        trainable: Parameters that train.
+        parameters: Parameters in all.
+        learning_rate: Of the first step and as configured after warm-up.
+        batch_size: Groups per optimizer step, over all processes.
+        samples: Groups the run will see.
+    """
+
+    loss: float
+    margin: float | None
+    gradient_norm: float
+    trainable: int
+    parameters: int
+    learning_rate: float
+    batch_size: int
+    samples: int
+
+    def lines(self) -> list[str]:
+        """The check as a person reads it."""
+        margin = "no reference" if self.margin is None else f"{self.margin:g}"
+        return [
+            f"loss {self.loss:.4f}, margin {margin}, gradient norm {self.gradient_norm:.3g}",
+            f"{self.trainable:,} of {self.parameters:,} parameters train "
+            f"({self.trainable / self.parameters:.2%})",
+            f"learning rate {self.learning_rate:g} (as given, not scaled), {self.batch_size} groups per "
+            f"step, {self.samples:,} groups in all",
+        ]
+
+
+def self_check(
+    method: Method,
+    models: Models,
+    network: nn.Module,
+    batch: GlobalBatch,
+    optimizer: Optimizer,
+    *,
+    accelerator: Accelerator,
+    steps: int,
+    learning_rate: float,
+) -> SelfCheck:
+    """Measure the first batch; the weights and the optimizer are left as they were.
+
+    Raises:
+        TrainingStopped: If the margin is not exactly 0, a logistic loss not log 2, or the gradient dead;
+            names the likely cause.
+    """
+    outputs = accumulate(method, models, network, batch, accelerator)
+    metrics = aggregate(outputs, accelerator)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    norm = accelerator.clip_grad_norm_(trained, math.inf)
+    optimizer.zero_grad()
+    margin = None
+    if method.needs_reference:
+        margin = max(output.measured["margin/mean"].abs().max().item() for output in outputs)
+    check = SelfCheck(
+        loss=metrics["loss"],
+        margin=margin,
+        gradient_norm=float(norm if norm is not None else 0.0),
+        trainable=sum(p.numel() for p in trained),
+        parameters=sum(p.numel() for p in network.parameters()),
+        learning_rate=learning_rate,
+        batch_size=batch.size,
+        samples=batch.size * steps,
+    )
+    _require_sound(check, method)
+    return check
+
+
+def _require_sound(check: SelfCheck, method: Method) -> None:
+    if check.margin:
+        raise TrainingStopped(
+            f"self-check: policy and reference differ before the first step, margin {check.margin:g} instead "
+            "of 0. Usual causes: dropout that is on, or a reference in another precision."
+        )
+    plain = isinstance(method.objective, Logistic) and isinstance(method.weight, Uniform)
+    if plain and not method.terms and abs(check.loss - math.log(2)) > 1e-5:
+        raise TrainingStopped(f"self-check: the loss is {check.loss:.6f} instead of log 2 = 0.693147.")
+    if not check.trainable:
+        raise TrainingStopped("self-check: no parameter trains. Check mode and lora.targets.")
+    if not check.gradient_norm > 0:
+        raise TrainingStopped(
+            "self-check: the gradient is exactly 0. Usual causes: identical images in every pair, or a form "
+            "of loss that is stuck at the reference."
+        )
