@@ -47,7 +47,7 @@ class DDIM:
     """Stochastic DDIM: timesteps and the transition of each.
 
     Attributes:
-        num_steps: Denoising steps; in [1, T].
+        num_steps: Denoising steps; in [1, T).
         eta: Share of the ancestral noise; > 0, because a deterministic step has no density.
         guidance: Scale of classifier-free guidance; 1 is unguided.
 
@@ -67,9 +67,13 @@ class DDIM:
 
     def timesteps(self, num_timesteps: int) -> list[tuple[int, int]]:
         """The steps (t, t'), from noise to data; leading spacing, offset 1, the last t' clamped to 0."""
+        if self.num_steps >= num_timesteps:
+            raise ValueError(
+                f"num_steps must be < {num_timesteps}, the number of timesteps, got {self.num_steps}"
+            )
         stride = num_timesteps // self.num_steps
         starts = [index * stride + 1 for index in reversed(range(self.num_steps))]
-        return [(min(t, num_timesteps - 1), max(t - stride, 0)) for t in starts]
+        return [(t, max(t - stride, 0)) for t in starts]
 
     def transition(
         self,
