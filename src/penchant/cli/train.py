@@ -15,20 +15,21 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a model as a run file says."""
-    from rich.console import Console
-
     from penchant.runs.folder import RunFolder
     from penchant.runs.load import load
     from penchant.runs.resume import open_to_resume
-    from penchant.runs.train import train as run_training
 
     if resume and overwrite:
         raise typer.BadParameter("--resume continues a run, --overwrite replaces it. Take one.")
     run = load(run_file, assignments or ())
     output = Path(run.output)
-    folder = (
-        open_to_resume(output, run, where=str(run_file))
-        if resume
-        else RunFolder.create(output, overwrite=overwrite)
-    )
+    if resume:
+        folder = open_to_resume(output, run, where=str(run_file))
+    else:
+        folder = RunFolder.create(output, overwrite=overwrite)
+
+    from rich.console import Console
+
+    from penchant.runs.train import train as run_training  # late: torch is not loaded for a wrong run file
+
     run_training(run, folder, resume=resume, console=Console(), where=str(run_file))

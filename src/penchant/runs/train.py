@@ -184,7 +184,7 @@ def _write_heads(
     known = manifest(
         parts.method,
         seed=run.seed,
-        data_hash=parts.data.content_hash(),
+        data_hash=parts.data.content_hash,
         model_hash=model_hash(parts.model_folder),
         started=started if earlier is None else datetime.fromisoformat(earlier["started"]),
         num_resumed=0 if earlier is None else earlier["num_resumed"] + 1,
