@@ -229,7 +229,7 @@ class Evaluation(_Section):
     )
     batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
     scores: list[str] = Field(
-        default_factory=lambda: ["style", "caption-match"],
+        default=["style", "caption-match"],
         description="Rewards to report; names of `penchant.rewards`.",
     )
     preferred_style: str = Field(
