@@ -11,6 +11,8 @@ def evaluate(run_folder: RunFolderPath) -> None:
 
     from rich.console import Console
 
-    from penchant.runs.evaluate import evaluate as run_evaluation  # late: torch is not loaded for a wrong path
+    from penchant.runs.evaluate import (
+        evaluate as run_evaluation,
+    )  # late: torch is not loaded for a wrong path
 
     run_evaluation(folder, console=Console())

@@ -9,8 +9,17 @@ def explain(run_file: RunPath, assignments: Assignments = None) -> None:
 
     run = load(run_file, assignments or ())
 
+    import yaml
     from rich.console import Console
 
-    from penchant.runs import assemble  # late: a wrong run file is reported before torch is loaded
+    from penchant.runs.explain import explain as explain_run  # late: torch is not loaded for a wrong run file
 
-    Console().print(assemble.explain(run))
+    found = explain_run(run, where=str(run_file))
+    console = Console(highlight=False, soft_wrap=True)
+    console.rule("effective run")
+    console.print(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False), markup=False)
+    console.rule("method")
+    console.print(yaml.safe_dump(found.method, sort_keys=False), markup=False)
+    console.rule("what it takes")
+    for name, sentence in found.lines():
+        console.print(f"{name:9} {sentence}", markup=False)

@@ -5,20 +5,22 @@ from typing import Annotated
 
 import typer
 
+from penchant.cli.options import RunFolderPath
+
 
 def sample(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER_OR_RUN", help="Run folder, or a run file for its untrained model."),
-    ],
+    run_folder: RunFolderPath,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Prompt; may be repeated.")] = None,
     num: Annotated[int, typer.Option("--num", min=1, help="Images per prompt.")] = 4,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the images.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first image.")] = 0,
 ) -> None:
-    """Make images of prompts; without a prompt, of the held-out ones."""
+    """Draw prompts with the base and the tuned model on equal seeds; without a prompt, the held-out ones."""
+    from penchant.runs.folder import RunFolder
+
+    folder = RunFolder.open_existing(run_folder)
+
     from rich.console import Console
 
-    from penchant.runs import assemble
+    from penchant.runs.evaluate import sample as run_sampling  # late: torch is not loaded for a wrong path
 
-    assemble.sample(source, prompts=prompt or [], num=num, out=out, seed=seed, console=Console())
+    print(run_sampling(folder, prompts=prompt or [], num=num, out=out, console=Console()))

@@ -56,7 +56,7 @@ def requests_for(prompts: Sequence[str], *, seeds_per_prompt: int, seed: int) ->
 
 
 @torch.no_grad()
-def sample(
+def draw(
     pipeline: Any,
     requests: Sequence[Request],
     sampler: Sampler,

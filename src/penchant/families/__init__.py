@@ -13,6 +13,14 @@ SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 """Models that come with the library, by name."""
 
 
+def quiet() -> None:
+    """Silence the progress bars and the notes on optional packages of diffusers and transformers."""
+    for library in ("diffusers", "transformers"):
+        module = import_module(f"{library}.utils.logging")
+        module.set_verbosity_error()
+        module.disable_progress_bar()
+
+
 def resolve(model: str, *, where: str = "model") -> Path:
     """Folder of a shipped model or of a path; checks that it is a whole pipeline with safe weights.
 
@@ -43,6 +51,7 @@ def family_of(folder: Path, *, where: str = "model") -> ModuleType:
     Raises:
         ModelError: If no family handles the pipeline's class; names the supported ones.
     """
+    quiet()
     wanted = _index(folder / "model_index.json", where).get("_class_name")
     modules = [import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__) if m.name[0] != "_"]
     handled = {module.PIPELINE: module for module in modules if hasattr(module, "PIPELINE")}

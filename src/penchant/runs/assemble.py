@@ -215,6 +215,16 @@ def models_of(
     reference: nn.Module,
     autocast: torch.dtype | None,
 ) -> Models:
+    """Policy and reference: the network with its adapters switched, or its frozen copy.
+
+    Args:
+        method: Says whether a reference is needed.
+        family: The loaded model.
+        network: The policy's module, prepared.
+        bare: The same, not wrapped for several processes.
+        reference: What `make_trainable` gave.
+        autocast: Type of the matrix products, equal for both.
+    """
     policy = family.denoiser(network, autocast=autocast)
     if not method.needs_reference:
         return Models(policy=policy)

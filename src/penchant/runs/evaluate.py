@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from penchant.data.rows import as_pairs
 from penchant.errors import RunFolderError
 from penchant.evaluation.comparison import PairedImages, compare
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
-from penchant.evaluation.sampling import Request, Sampler, requests_for, sample, write_pairs
+from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
 from penchant.rewards.style import Style
@@ -53,6 +54,35 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
     results = replace(results, timings=timings, peak_memory=peak_memory())
     write_results(results, folder.results)
     return results
+
+
+def sample(
+    folder: RunFolder, *, prompts: Sequence[str], num: int, out: Path | None, console: Console
+) -> Path:
+    """Draw prompts with the base and the tuned model on equal seeds.
+
+    Args:
+        folder: A run folder that `train` has completed.
+        prompts: What to draw; the held-out prompts if empty.
+        num: Images per prompt and model.
+        out: Folder of the images, `base/`, `tuned/` and `index.jsonl`; the run's `drawn/` if None.
+        console: Where progress is shown.
+
+    Returns:
+        The folder of the images.
+
+    Raises:
+        RunFolderError: The folder of the images is in use.
+    """
+    run = load(folder.run_file)
+    place = folder.path / "drawn" if out is None else out
+    if place.exists() and any(place.iterdir()):
+        raise RunFolderError(f"{place}: exists and is not empty. Give another folder with --out.")
+    wanted = prompts or suite_of(run, where=str(folder.run_file)).prompts
+    requests = requests_for(wanted, seeds_per_prompt=num, seed=run.seed)
+    base, tuned = sampled(folder, run, requests, console)
+    write_pairs(place, requests, base, tuned)
+    return place
 
 
 def suite_of(run: RunFile, *, where: str) -> PromptSuite:
@@ -97,7 +127,7 @@ def sampled(
     images = []
     for name, pipeline in (("sampling the base model", base), ("sampling the tuned model", tuned)):
         with phase(console, name, len(requests)) as progress:
-            images.append(sample(pipeline, requests, sampler, progress=progress))
+            images.append(draw(pipeline, requests, sampler, progress=progress))
     return images[0], images[1]
 
 

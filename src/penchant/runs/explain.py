@@ -55,8 +55,33 @@ class Explanation:
         """Estimate of the whole training, set-up and held-out measurements apart."""
         return None if self.step_seconds is None else self.steps * self.step_seconds
 
+    def lines(self) -> list[tuple[str, str]]:
+        """The numbers as a person reads them: name and sentence."""
+        gigabyte = 1024**3
+        seen = f"{self.steps * self.batch_size:,} groups in {self.steps:,} steps of {self.batch_size}"
+        data = "sampled from the model while it trains"
+        if self.groups is not None:
+            data = f"{self.groups:,} usable groups, seen {self.epochs:.2g} times"
+        time_needed = "not estimated for methods that sample"
+        if self.step_seconds is not None and self.training_seconds is not None:
+            minutes = self.training_seconds / 60
+            time_needed = f"about {minutes:.1f} min on this machine ({self.step_seconds:.2f} s per step)"
+        return [
+            ("model", str(self.model_folder)),
+            ("trains", f"{self.trainable:,} of {self.parameters:,} parameters of the denoiser"),
+            ("data", data),
+            ("training", seen),
+            ("time", f"{time_needed}; estimate, measured on {PROBE_GROUPS} groups"),
+            (
+                "memory",
+                f"{self.weights_bytes / gigabyte:.2f} GiB of weights and {self.optimizer_bytes / gigabyte:.2f} "
+                "GiB of gradients and moments; activations come on top",
+            ),
+        ]
+
 
 PROBE_GROUPS = 4
+"""Groups of the step that is timed."""
 
 
 def explain(run: RunFile, *, where: str) -> Explanation:

@@ -53,7 +53,7 @@ class Health:
         if self.dead >= 3:
             raise TrainingStopped(
                 f"step {record.step}: the gradient has been exactly 0 for 3 steps: nothing trains. Usual "
-                "causes: identical images in a pair, an adapter that no layer uses, or all pairs beyond a clip."
+                "causes: identical images in a pair, an adapter that no layer uses, or pairs beyond a clip."
             )
         typical = self.means.get("gradient/norm")
         if typical and record.step > self.window and norm > self.spike_factor * typical:

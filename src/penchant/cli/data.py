@@ -1,0 +1,133 @@
+"""`penchant data`: check, build, split and convert preference data."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from penchant.data import split as splitting
+from penchant.data import store
+from penchant.data.build import BuildRule
+from penchant.data.build import build as build_examples
+from penchant.data.check import check as check_dataset
+from penchant.data.report import Report, Severity
+from penchant.data.tokens import load_tokenizer
+
+app = typer.Typer(
+    help="Check, build, split and convert preference data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+File = Annotated[Path, typer.Argument(help="A .parquet or .jsonl file, or a folder of images.")]
+Out = Annotated[Path, typer.Argument(help="Parquet file to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+@app.command()
+def check(
+    file: File,
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels you will train at.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a model; finds prompts it cuts.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown per kind of problem.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+) -> None:
+    """Report on every row: images, labels, prompts, duplicates, leaks. Exit code 1 if there are errors."""
+    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
+    report = check_dataset(store.read(file, split=split), tokenizer=loaded, size=size)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        _print_counts(report)
+        _print_problems(report, limit)
+    if report.num_of(Severity.ERROR):
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    table: Annotated[Path, typer.Argument(help="CSV or JSONL with path, prompt and score.")],
+    out: Out,
+    rule: Annotated[
+        BuildRule, typer.Option(help="Which comparisons become pairs.")
+    ] = BuildRule.BEST_VS_WORST,
+    min_gap: Annotated[float, typer.Option(help="Smallest difference of scores that makes a pair.")] = 0.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make pairs or lists from images and a table of their scores."""
+    built = build_examples(folder, table, rule, min_gap=min_gap)
+    num_rows = store.write_parquet(built.examples, out, overwrite=overwrite)
+    _say(
+        f"{out}: {num_rows} rows from {built.num_prompts} prompts. Left out: {built.num_ties} comparisons "
+        f"tied or closer than the gap, {built.num_single} prompts with one image."
+    )
+
+
+@app.command()
+def split(
+    file: File,
+    out: Out,
+    shares: Annotated[str, typer.Option(help="Share of the prompts by split.")] = "train=0.8,test=0.2",
+    key: Annotated[str, typer.Option(help="Another key makes another split.")] = "penchant",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the rows with a split each; all rows of one prompt go to the same split."""
+    fractions = splitting.shares(shares)
+    store.write_parquet(splitting.assign(store.read(file), fractions, key=key), out, overwrite=overwrite)
+    written = [header.split for header in store.read(out).headers]
+    _say(f"{out}: " + ", ".join(f"{name} {written.count(name)} rows" for name in fractions) + ".")
+
+
+@app.command()
+def convert(
+    file: File,
+    out: Out,
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write any known layout as one parquet file of the library's own layout."""
+    num_rows = store.write_parquet(store.read(file, split=split), out, overwrite=overwrite)
+    _say(f"{out}: {num_rows} rows.")
+
+
+def _print_counts(report: Report) -> None:
+    sizes = [f"{size}: {count}" for size, count in report.sizes.items()]
+    more = f", and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+    facts = [
+        ("file", report.path),
+        ("rows", f"{report.num_rows}, with {report.num_pairs} pairs"),
+        ("prompts", f"{report.num_prompts} different"),
+        ("images", f"{report.num_images} different"),
+        ("preferred", ", ".join(f"{side} {count}" for side, count in report.preferred.items())),
+        ("sizes", ", ".join(sizes[:5]) + more),
+        ("splits", ", ".join(f"{name or 'none'} {count}" for name, count in report.splits.items())),
+        *(("style", f"{name}: won {won}, lost {lost}") for name, (won, lost) in report.styles.items()),
+        ("sha256", report.content_hash),
+    ]
+    for name, fact in facts:
+        _say(f"{name:<10} {fact}")
+
+
+def _print_problems(report: Report, limit: int) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for kind in dict.fromkeys(problem.kind for problem in report.problems):
+        found = [problem for problem in report.problems if problem.kind is kind]
+        severity = found[0].severity
+        console.print(f"\n{severity}: {kind} ({len(found)})", style=_COLOURS[severity])
+        for problem in found[:limit]:
+            console.print(f"  {'file' if problem.row is None else f'row {problem.row}'}: {problem.text}")
+        if len(found) > limit:
+            console.print(f"  and {len(found) - limit} more; --limit shows more, --json all")
+    counts = ", ".join(f"{report.num_of(severity)} {severity}s" for severity in Severity)
+    console.print(f"\n{counts}.")
+
+
+def _say(sentence: str) -> None:
+    Console(soft_wrap=True, highlight=False, markup=False).print(sentence)
