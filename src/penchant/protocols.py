@@ -31,8 +31,8 @@ class Domain(enum.Enum):
 class Evidence(enum.Enum):
     """What a ratio can say of a candidate, and what the other slots read.
 
-    RATIO: log policy - log reference. ERROR: minus log policy is a denoising error, >= 0. LIKELIHOOD: the policy's own
-    log-probability. NOISE_LEVEL: the log signal-to-noise ratio at which the group was measured.
+    RATIO: log policy - log reference. ERROR: minus log policy is a denoising error, >= 0. LIKELIHOOD: the
+    policy's own log-probability. NOISE_LEVEL: the log signal-to-noise ratio at which the group was measured.
     """
 
     RATIO = "log-ratio to a reference"
@@ -192,7 +192,10 @@ Batch = LatentBatch | StepBatch | TokenBatch
 class NoiseProcess(Protocol):
     """How a diffusion or flow model adds noise, and what it is trained to predict."""
 
-    num_timesteps: int
+    @property
+    def num_timesteps(self) -> int:
+        """Number of timesteps of the training law."""
+        ...
 
     def timestep(self, quantile: Float[Tensor, " N"]) -> Tensor:
         """Timestep at a quantile in [0, 1) of the training law."""
@@ -223,7 +226,10 @@ class NoiseProcess(Protocol):
 class Denoiser(Protocol):
     """A diffusion model as the ratios see it."""
 
-    process: NoiseProcess
+    @property
+    def process(self) -> NoiseProcess:
+        """How it adds noise."""
+        ...
 
     def __call__(
         self, noisy: Float[Tensor, " N *D"], timestep: Tensor, condition: Condition

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from penchant.errors import ModelError
 
@@ -43,6 +43,16 @@ def resolve(model: str, *, where: str = "model") -> Path:
         if not part.startswith("_") and isinstance(entry, list) and entry[0] is not None:
             _check_part(folder / part, where)
     return folder
+
+
+def load(model: str, *, where: str = "model") -> Any:
+    """Load a shipped model or a pipeline folder: networks, encoders and noise process of its family.
+
+    Raises:
+        ModelError: As `resolve` and `family_of`.
+    """
+    folder = resolve(model, where=where)
+    return family_of(folder, where=where).load(folder)
 
 
 def family_of(folder: Path, *, where: str = "model") -> ModuleType:

@@ -74,8 +74,8 @@ class Explanation:
             ("time", f"{time_needed}; estimate, measured on {PROBE_GROUPS} groups"),
             (
                 "memory",
-                f"{self.weights_bytes / gigabyte:.2f} GiB of weights and {self.optimizer_bytes / gigabyte:.2f} "
-                "GiB of gradients and moments; activations come on top",
+                f"{self.weights_bytes / gigabyte:.2f} GiB of weights, "
+                f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments; activations come on top",
             ),
         ]
 
