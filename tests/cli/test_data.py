@@ -1,0 +1,190 @@
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from penchant.cli.data import app
+from penchant.data import store
+from penchant.errors import PenchantError
+
+
+def png(*colour):
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    def write(num_rows=12, **columns):
+        path = tmp_path / "pairs.parquet"
+        table = {
+            "caption": [f"prompt {i}" for i in range(num_rows)],
+            "jpg_0": [png(200, i, 0) for i in range(num_rows)],
+            "jpg_1": [png(0, i, 200) for i in range(num_rows)],
+            "label_0": [1.0] * num_rows,
+        }
+        pq.write_table(pa.table(table | columns), path)
+        return path
+
+    return write
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, PenchantError):
+        raise result.exception
+    return result
+
+
+def refused(*arguments):
+    with pytest.raises(PenchantError) as error:
+        run(*arguments)
+    return str(error.value)
+
+
+def test_check_of_clean_data_prints_its_counts(pairs):
+    path = pairs(3, split=["train", "train", "test"], style_0=["flat"] * 3)
+    result = run("check", path)
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        f"file       {path}",
+        "rows       3, with 3 pairs",
+        "prompts    3 different",
+        "images     6 different",
+        "preferred  first 3, second 0, tie 0, none 0",
+        "sizes      8x8: 6",
+        "splits     train 2, test 1",
+        f"sha256     {store.read(path).content_hash}",
+        "",
+        "0 errors, 0 warnings, 0 notes.",
+    ]
+
+
+def test_check_prints_problems_row_by_row_and_fails_on_errors(pairs):
+    same = png(1, 2, 3)
+    path = pairs(
+        4,
+        caption=["cat [red]", "", "", ""],
+        label_0=[1.0, 0.5, 1.0, 1.0],
+        jpg_0=[same, png(1, 1, 1), png(2, 2, 2), png(3, 3, 3)[:-30]],
+        jpg_1=[same, png(4, 4, 4), png(5, 5, 5), png(6, 6, 6)],
+    )
+    result = run("check", path, "--size", 9, "--limit", 2)
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    for block in (
+        ["error: identical sides (1)", "  row 1: candidates 0 and 1 are the same"],
+        ["note: tie (1)", "  row 2: 1 of 1 comparisons are ties"],
+        [
+            "warning: empty prompt (3)",
+            "  row 2: the prompt is empty",
+            "  row 3: the prompt is empty",
+            "  and 1 more; --limit shows more, --json all",
+        ],
+    ):
+        at = lines.index(block[0])
+        assert lines[at : at + len(block)] == block
+    at = lines.index("error: unreadable image (1)")
+    assert lines[at + 1].startswith("  row 4: column 'jpg_0': damaged or cut off image (")
+    assert lines[-1] == "2 errors, 7 warnings, 1 notes."
+
+
+def test_check_as_json_is_the_whole_report(pairs):
+    path = pairs(30, caption=[""] * 30)
+    result = run("check", path, "--json")
+    report = json.loads(result.stdout)
+    assert report["summary"]["empty prompt"]["rows"] == list(range(1, 31))
+    assert result.exit_code == 0
+
+
+def test_check_of_one_split(pairs):
+    path = pairs(3, split=["train", "train", "test"])
+    assert json.loads(run("check", path, "--split", "test", "--json").stdout)["num_rows"] == 1
+
+
+def test_check_names_a_tokenizer_that_is_not_there(pairs, tmp_path):
+    assert refused("check", pairs(), "--tokenizer", tmp_path / "lost") == (
+        f"{tmp_path}/lost: no such folder. Give the folder of a model or of its tokenizer."
+    )
+
+
+def test_only_ties_are_shown_as_an_error_of_the_file(pairs):
+    result = run("check", pairs(2, label_0=[0.5, 0.5]))
+    assert result.exit_code == 1
+    assert (
+        "  file: only ties, got 2 of 2 rows with equal scores. At least one row must prefer one candidate."
+        in result.output.splitlines()
+    )
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(pairs, tmp_path):
+    path = pairs(2, label_0=[1, 3])
+    assert refused("check", path) == f"{path}: row 2: column 'label_0': label must be 0, 0.5 or 1, got 3."
+
+
+def test_split_keeps_prompts_together_and_counts(pairs, tmp_path):
+    out = tmp_path / "split.parquet"
+    result = run(
+        "split", pairs(12, caption=[f"p {i // 2}" for i in range(12)]), out, "--shares", "a=0.5,b=0.5"
+    )
+    headers = store.read(out).headers
+    names = [header.split for header in headers]
+    assert names[::2] == names[1::2]
+    assert result.output == f"{out}: a {names.count('a')} rows, b {names.count('b')} rows.\n"
+
+
+def test_convert_writes_what_it_read(pairs, tmp_path):
+    out = tmp_path / "own.parquet"
+    path = pairs(3, split=["x", "y", "x"])
+    assert run("convert", path, out, "--split", "x").output == f"{out}: 2 rows.\n"
+    assert [e.id for e in store.read(out)] == [e.id for e in store.read(path, split="x")]
+
+
+def test_build_makes_pairs_from_a_table(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, shade in (("a", 0), ("b", 100), ("c", 200)):
+        (tmp_path / "images" / f"{name}.png").write_bytes(png(shade, 0, 0))
+    table = tmp_path / "scores.csv"
+    table.write_text("path,prompt,score\na.png,cat,1\nb.png,cat,2\nc.png,cat,2\n")
+    out = tmp_path / "built.parquet"
+    result = run("build", tmp_path / "images", table, out, "--rule", "all")
+    assert result.output == (
+        f"{out}: 2 rows from 1 prompts. Left out: 1 comparisons tied or closer than the gap, "
+        "0 prompts with one image.\n"
+    )
+    assert [e.preference for e in store.read(out)] == [(1.0, 0.0)] * 2
+    assert refused("build", tmp_path / "images", table, tmp_path / "x.parquet", "--min-gap", "-1") == (
+        "min-gap: must be >= 0, got -1."
+    )
+
+
+@pytest.mark.parametrize("command", ["split", "convert"])
+def test_an_output_that_exists_is_kept_unless_told(pairs, tmp_path, command):
+    out = tmp_path / "kept.parquet"
+    out.write_bytes(b"precious")
+    path = pairs()
+    assert refused(command, path, out) == (
+        f"{out}: exists already. Choose another name, or replace it with --overwrite."
+    )
+    assert out.read_bytes() == b"precious"
+    assert run(command, path, out, "--overwrite").exit_code == 0
+    assert len(store.read(out)) == 12
+
+
+def test_a_file_may_be_split_in_place(pairs):
+    path = pairs()
+    before = [example.id for example in store.read(path)]
+    run("split", path, path, "--overwrite")
+    assert [example.id for example in store.read(path)] == before
+    assert {header.split for header in store.read(path).headers} == {"train", "test"}
+
+
+def test_shares_in_another_form_are_refused(pairs, tmp_path):
+    assert refused("split", pairs(), tmp_path / "out.parquet", "--shares", "train") == (
+        "shares: must be like train=0.8,test=0.2, got 'train'."
+    )
