@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from penchant import families, methods, rewards
 from penchant.data import store
-from penchant.data.dataset import Dataset
+from penchant.data.dataset import Dataset, require_usable
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import Domain, Models
 from penchant.runs.override import override
@@ -237,6 +237,7 @@ def models_of(
 def _encoded(
     run: RunFile, method: Method, family: Any, data: Dataset, name: str, where: str, phase: Phase
 ) -> EncodedExamples:
+    require_usable(data, method.shape)
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
