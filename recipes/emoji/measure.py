@@ -16,7 +16,7 @@ from images import load_images
 from sources import STYLES, load, styled
 from torch import Tensor
 
-from penchant.rewards.emoji import EmojiScorer
+from penchant.rewards._emoji_scorer import EmojiScorer
 
 STEPS, GUIDANCE = 20, 4.0
 

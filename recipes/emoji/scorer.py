@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
-from penchant.rewards.emoji import EmojiScorer
+from penchant.rewards._emoji_scorer import EmojiScorer
 
 
 def new_scorer(tokenizer: CLIPTokenizer) -> EmojiScorer:
