@@ -110,7 +110,7 @@ def _parsed(text: str, *, where: str) -> Any:
 
 def _assign(config: DictConfig, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
-    key, where = key.strip(), f"{SET} {assignment}"
+    key, where = key.strip(), f"{SET} {' '.join(assignment.split())}"
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{where}: is not an option and its value. Write it as {SET} training.steps=100.")
     parsed = _parsed(f"value: {text}" if text.strip() else "value: null", where=where)
@@ -161,8 +161,8 @@ def _config_error(error: ErrorDetails, where: str, assigned: Sequence[str]) -> C
         case "extra_forbidden":
             return unknown("option", place[-1], _section(place[:-1]).model_fields, at(where, place[:-1]))
         case "missing":
-            section = _section(place[:-1])
-            meaning = section.model_fields[place[-1]].description or "See docs/options.md."
+            # A section is described by its own docstring, an option in the section it belongs to.
+            meaning = _section(place[:-1]).model_fields[place[-1]].description or _section(place).__doc__
             return ConfigError(f"{at(where, place[:-1])}: option {place[-1]!r} is missing. {meaning}")
         case "value_error":
             option, reason = refused(error.get("ctx", {})["error"], _section(place).model_fields)
