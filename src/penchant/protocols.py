@@ -315,8 +315,15 @@ class Term(Protocol):
 class Reward(Protocol):
     """Score of finished images; higher is better."""
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str:
+        """As in the run file."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Unit of the score."""
+        ...
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score of each image, given its prompt; images in [0, 1]."""

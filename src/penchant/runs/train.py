@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, final
+from typing import Any, Final
 
 import torch
 import yaml
+from accelerate import Accelerator
 from rich.console import Console
 
 from penchant import log
+from penchant.errors import Interrupted
 from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
@@ -37,11 +39,6 @@ COMPLETE: Final = "complete"
 """Name of the field of manifest.json that says whether all steps are done."""
 
 
-@final
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; a checkpoint of its last step is written."""
-
-
 def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, where: str) -> None:
     """Train as the run file says; a run that is stopped leaves a checkpoint that `resume` goes on from.
 
@@ -54,7 +51,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
 
     Raises:
         PenchantError: Something the user gave is wrong, or training stopped itself; names the cause.
-        Interrupted: Ctrl-C or SIGTERM.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint of the last step is written.
     """
     log.set_up()
     started = datetime.now(UTC)
@@ -80,7 +77,10 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     if main:
         _write_heads(run, folder, parts, started, earlier)
     parts.accelerator.wait_for_everyone()
-    with stop_on_signals() as stopped:
+    bar = ProgressBar(
+        console if main else Console(quiet=True), steps=run.training.steps, done=state.progress.step
+    )
+    with stop_on_signals() as received, bar:
         progress = fit(
             parts.method,
             parts.models,
@@ -91,41 +91,53 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
             accelerator=parts.accelerator,
             steps=run.training.steps,
             max_grad_norm=max_grad_norm(run),
-            callbacks=_callbacks(run, folder, parts, state, console),
+            callbacks=[*_callbacks(run, folder, parts, state), bar],
             progress=state.progress,
-            stop=stopped.is_set,
+            stop=lambda: _anywhere(bool(received), parts.accelerator),
         )
     if progress.step < run.training.steps:
-        raise Interrupted
+        number = received[0] if received else signal.SIGTERM
+        raise Interrupted(
+            f"stopped by {number.name} after step {progress.step} of {run.training.steps}; its checkpoint is "
+            "written. Go on with --resume.",
+            signal_number=number,
+        )
     if main:
         _export(run, folder, parts)
         _mark_complete(folder)
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Inside, Ctrl-C and SIGTERM set the event instead of breaking off; a second Ctrl-C breaks off."""
-    event = threading.Event()
+def stop_on_signals() -> Iterator[list[signal.Signals]]:
+    """Inside, Ctrl-C and SIGTERM are noted in the list instead of breaking off; a second one breaks off."""
+    received: list[signal.Signals] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        event.set()
+        received.append(signal.Signals(number))
 
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield received
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _callbacks(
-    run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState, console: Console
-) -> list[Callback]:
+def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
+    """True on every process once one of them was asked to stop, so that all stop after the same step."""
+    if accelerator.num_processes == 1:
+        return asked
+    flags = accelerator.gather(torch.tensor([int(asked)], device=accelerator.device))
+    assert isinstance(flags, torch.Tensor)
+    return bool(flags.any())
+
+
+def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState) -> list[Callback]:
     """Order matters: numbers are written before the checkpoint that covers them."""
     t, main, step = run.training, parts.accelerator.is_main_process, state.progress.step
     callbacks: list[Callback] = [parts.health]
@@ -154,8 +166,6 @@ def _callbacks(
     callbacks.append(
         Checkpointer(state, folder.checkpoints, every=t.checkpoint_every, keep=t.keep_checkpoints, main=main)
     )
-    if main:
-        callbacks.append(ProgressBar(console, steps=t.steps, done=step))
     return callbacks
 
 
@@ -189,7 +199,12 @@ def _write_heads(
         started=started if earlier is None else datetime.fromisoformat(earlier["started"]),
         num_resumed=0 if earlier is None else earlier["num_resumed"] + 1,
     )
-    known["data"] = {"rows": len(parts.data), "groups": parts.num_groups}
+    known["data"] = {
+        "name": run.data.path,
+        "training rows": len(parts.data),
+        "training groups": parts.num_groups,
+        "held-out groups": 0 if parts.heldout is None else len(parts.heldout.ids),
+    }
     known[COMPLETE] = False
     write_json_atomically(folder.manifest, known)
 
