@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -14,10 +14,40 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from penchant.diffusion.prediction import Prediction
+
+_UNET: Final[dict[str, Any]] = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": (16, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+_VAE: Final[dict[str, Any]] = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "sample_size": 16,
+}
+_SCHEDULER: Final[dict[str, Any]] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"
 
 
-def stable_diffusion(folder: Path, *, prediction: str = "v_prediction", seed: int = 0) -> Path:
+def stable_diffusion(folder: Path, *, prediction: Prediction = "v_prediction", seed: int = 0) -> Path:
     """Write a random `StableDiffusionPipeline` of 16 x 16 px images and 4 x 8 x 8 latents.
 
     Args:
@@ -30,26 +60,8 @@ def stable_diffusion(folder: Path, *, prediction: str = "v_prediction", seed: in
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(16, 32),
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            norm_num_groups=8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=16,
-        )
+        unet = UNet2DConditionModel(**_UNET)
+        vae = AutoencoderKL(**_VAE)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(_vocabulary()),
@@ -63,25 +75,16 @@ def stable_diffusion(folder: Path, *, prediction: str = "v_prediction", seed: in
                 pad_token_id=1,
             )
         )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer(folder / "tokenizer"),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer(folder / "tokenizer"),
+        "unet": unet,
+        "scheduler": DDIMScheduler(prediction_type=prediction, **_SCHEDULER),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.save_pretrained(str(folder), safe_serialization=True)
     return folder
 

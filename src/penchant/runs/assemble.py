@@ -70,7 +70,7 @@ class Assembled:
     method: Method
     models: Models
     network: nn.Module
-    bare: nn.Module
+    bare: Any
     source: Source
     heldout: EncodedExamples | None
     optimizer: Optimizer

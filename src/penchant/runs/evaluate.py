@@ -157,7 +157,7 @@ def _compared(
         manifest=manifest,
         metric=style,
         descriptions=others,
-        preferred_labels=(style.labels(base, ()), style.labels(tuned, ())),
+        preferred_labels=(style.labels(base), style.labels(tuned)),
         caption_match=captions,
         preferred_images=_preferred_images(run, base.shape[-1], where),
     )

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from penchant.errors import ModelError
 
@@ -74,9 +74,10 @@ def save_lora(network: Any, folder: Path) -> None:
     """Write the policy's adapter as diffusers' LoRA safetensors, scale included."""
     config = network.peft_config[POLICY]
     metadata = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
+    layers: dict[str, nn.Module | Tensor] = dict(get_peft_model_state_dict(network, adapter_name=POLICY))
     StableDiffusionPipeline.save_lora_weights(
         str(folder),
-        unet_lora_layers=get_peft_model_state_dict(network, adapter_name=POLICY),
+        unet_lora_layers=layers,
         unet_lora_adapter_metadata=metadata,
         safe_serialization=True,
     )

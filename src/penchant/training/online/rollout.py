@@ -79,8 +79,7 @@ class RolloutSource:
         images = self.decode(states[-1].flatten(0, 1))
         prompts = [self.prompts[row] for _, row in numbered for _ in range(2)]
         score = self.reward(images, prompts).reshape(-1, 2).to(self.device)
-        best = score.argsort(1, descending=True, stable=True)
-        score = score.gather(1, best)
+        score, best = torch.sort(score, dim=1, descending=True, stable=True)
         states = [_sorted(state, best) for state in states]
         micro = tuple(
             StepBatch(
