@@ -1,5 +1,6 @@
 """`penchant demo`: the main job on the model and the pairs that ship with Penchant."""
 
+import json
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,6 @@ def demo(
     from penchant.cli.train import train
 
     with as_file(files("penchant") / "assets" / "demo.yaml") as recipe:
-        train(recipe, [f"output={out}"], overwrite=overwrite)
+        train(recipe, [f"output={json.dumps(str(out))}"], overwrite=overwrite)
     evaluate(out)
     report(out)
