@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `penchant --help` answers at once.
 """
 
+import os
 import sys
 import traceback
 from typing import Annotated, Final
@@ -66,6 +67,7 @@ def _options(
 
 def run() -> None:
     """Entry point: a user error is one line and its exit code, without a traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no notes on optional packages at import
     debug = DEBUG in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:

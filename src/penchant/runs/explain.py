@@ -75,7 +75,7 @@ class Explanation:
             (
                 "memory",
                 f"{self.weights_bytes / gigabyte:.2f} GiB of weights, "
-                f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments; activations come on top",
+                f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments; activations on top",
             ),
         ]
 
