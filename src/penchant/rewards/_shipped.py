@@ -26,6 +26,12 @@ def shipped_scorer(folder: Path | None) -> "EmojiScorer":
     return EmojiScorer.load(folder)
 
 
+def perceptual_features(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+    """What the shipped scorer's image tower sees; distances between rows are perceptual distances."""
+    scorer = shipped_scorer(None)
+    return in_chunks(images, lambda pictures, part: scorer.features(pictures))
+
+
 def in_chunks(
     images: Float[Tensor, "N 3 H W"], score: Callable[[Float[Tensor, "n 3 64 64"], slice], Tensor]
 ) -> Float[Tensor, " N"]:

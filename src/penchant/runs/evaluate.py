@@ -22,6 +22,7 @@ from penchant.evaluation.results import EvaluationManifest, Results, write_resul
 from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
+from penchant.rewards._shipped import perceptual_features
 from penchant.rewards.style import Style
 from penchant.runs.assemble import data_of
 from penchant.runs.folder import RunFolder
@@ -159,6 +160,7 @@ def _compared(
         descriptions=others,
         preferred_labels=(style.labels(base), style.labels(tuned)),
         caption_match=captions,
+        features=perceptual_features,
         preferred_images=_preferred_images(run, base.shape[-1], where),
     )
 
