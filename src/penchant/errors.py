@@ -7,19 +7,19 @@ PenchantError
   ModelError         a model folder or weight file is wrong     (exit 2)
   RunFolderError     a run folder cannot be used or written     (exit 2)
   TrainingStopped    training ended itself, for a named cause   (exit 3)
+  Interrupted        training was asked to stop by a signal     (exit 128 + signal, as shells count it)
 
 Form of a message: `where: what is wrong, got X. What is allowed or what to do.`
 """
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
 
 
 class PenchantError(Exception):
     """Base of all errors a user can cause and a user can fix."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class ConfigError(PenchantError):
@@ -45,7 +45,15 @@ class RunFolderError(PenchantError):
 class TrainingStopped(PenchantError):
     """Training ended itself, for a named cause; the last good checkpoint is kept."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code: int = 3
+
+
+class Interrupted(PenchantError):
+    """Training was asked to stop and did so after a whole step; a checkpoint of that step is written."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def unknown(kind: str, got: str, known: Iterable[str], where: str) -> ConfigError:

@@ -28,11 +28,15 @@ METRICS: Final[Mapping[str, str]] = {
 TIMING_PREFIX: Final = "time/"
 
 
+def is_main_process() -> bool:
+    """True unless a launcher says that this is one of several processes and not the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def set_up(level: int = logging.INFO) -> None:
     """Log to the terminal from the main process only."""
-    main = os.environ.get("RANK", "0") == "0"
     logger = logging.getLogger("penchant")
-    logger.setLevel(level if main else logging.ERROR)
+    logger.setLevel(level if is_main_process() else logging.ERROR)
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

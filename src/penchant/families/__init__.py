@@ -7,6 +7,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Final
 
+from safetensors import SafetensorError, safe_open
+
 from penchant.errors import ModelError
 
 SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
@@ -89,7 +91,9 @@ def _check_part(part: Path, where: str) -> None:
     if part.name in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2"):
         if not (part / "config.json").is_file():
             raise ModelError(f"{where}: half a pipeline folder: {part.name}/config.json is missing.")
-        if list(part.glob("*.safetensors")):
+        if weights := list(part.glob("*.safetensors")):
+            for path in weights:
+                _check_whole(path, where)
             return
         pickled = [path.name for path in part.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         if pickled:
@@ -99,3 +103,14 @@ def _check_part(part: Path, where: str) -> None:
                 "save_pretrained(folder, safe_serialization=True)."
             )
         raise ModelError(f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights.")
+
+
+def _check_whole(weights: Path, where: str) -> None:
+    """The header of a weight file is sound and the file as long as it says."""
+    try:
+        with safe_open(weights, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{where}: {weights.parent.name}/{weights.name} is damaged ({error}). Download the folder again."
+        ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from penchant.errors import RunFolderError
+from penchant.log import is_main_process
 from penchant.runs.sentences import shown
 
 
@@ -24,7 +25,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> Self:
-        """An empty folder that can be written to.
+        """An empty folder that can be written to; of several processes, the main one makes it.
 
         Args:
             path: The folder; parents are made.
@@ -35,6 +36,8 @@ class RunFolder:
             RunFolderError: The folder is in use, is no run folder, or cannot be written.
         """
         folder = cls(path)
+        if not is_main_process():
+            return folder
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file, not a folder. Set another output.")
         with writing(path):

@@ -66,6 +66,13 @@ class Lora(_Section):
         description="Adapter folder to continue from; the reference is then the model with this adapter.",
     )
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for name in ("rank", "alpha", "targets") if self.start_from is not None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is that of the adapter in start_from. Remove {name}.")
+        return self
+
 
 @final
 class Training(_Section):

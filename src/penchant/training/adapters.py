@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from penchant.errors import ModelError
@@ -56,9 +57,15 @@ def continue_lora(network: Any, folder: Path) -> None:
         raise ModelError(
             f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
         )
-    for name in (START, POLICY):
-        network.load_lora_adapter(str(folder), prefix="unet", weight_name=path.name, adapter_name=name)
-    network.set_adapter(POLICY)
+    try:
+        for name in (START, POLICY):
+            network.load_lora_adapter(str(folder), prefix="unet", weight_name=path.name, adapter_name=name)
+        network.set_adapter(POLICY)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"training.lora.start_from: {path} does not fit the model ({str(error).splitlines()[0]}). Give "
+            "an adapter that was trained on this model."
+        ) from error
     train_only_adapter(network)
 
 

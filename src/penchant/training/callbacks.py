@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Self, final
 
 import rich.progress
 import torch
@@ -15,8 +15,8 @@ from penchant.errors import RunFolderError
 from penchant.protocols import Models
 from penchant.randomness import Randomness
 from penchant.slots.compose import Method, step
-from penchant.training.loop import Progress, Record, aggregate
-from penchant.training.source import EncodedExamples
+from penchant.training.loop import Progress, Record, aggregate, whole_batch
+from penchant.training.source import EncodedExamples, GlobalBatch
 
 
 @final
@@ -147,16 +147,21 @@ class HeldOut:
         outputs = []
         for draw in range(self.draws):
             draws = Randomness(run=self.seed, epoch=-1 - draw)
-            for start in range(0, len(self.rows), self.batch_size):
-                batch = self.examples.batch(self.rows[start : start + self.batch_size], draws)
-                outputs.append(step(self.method, self.models, batch.to(self.accelerator.device), draws))
+            starts = range(0, len(self.rows), self.batch_size)
+            pieces = [self.rows[start : start + self.batch_size] for start in starts]
+            micro = tuple(self.examples.batch(piece, draws) for piece in pieces)
+            batch = GlobalBatch(micro=micro, draws=draws, epoch=draws.epoch, size=len(self.rows))
+            pool = whole_batch(self.method, self.models, batch, self.accelerator)
+            for piece in micro:
+                on_device = piece.to(self.accelerator.device)
+                outputs.append(step(self.method, self.models, on_device, draws, pool=pool))
         metrics = aggregate(outputs, self.accelerator)
         return Record(step=at, split="heldout", metrics=metrics)
 
 
 @final
 class ProgressBar:
-    """A line in the terminal with loss, margin, implicit accuracy and the time left."""
+    """A line in the terminal with loss, margin, implicit accuracy and the time left; shown inside `with`."""
 
     def __init__(self, console: Console, *, steps: int, done: int) -> None:
         self.bar = rich.progress.Progress(
@@ -168,7 +173,13 @@ class ProgressBar:
             console=console,
         )
         self.task = self.bar.add_task("", total=steps, completed=done, numbers="")
+
+    def __enter__(self) -> Self:
         self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
 
     def before_update(self, record: Record) -> None:
         """Nothing to do."""
@@ -180,5 +191,4 @@ class ProgressBar:
         self.bar.update(self.task, completed=progress.step, numbers=numbers)
 
     def on_end(self, progress: Progress) -> None:
-        """Close the line."""
-        self.bar.stop()
+        """Nothing to do."""

@@ -83,7 +83,7 @@ def save(state: TrainState, folder: Path) -> Path:
         known = {
             "step": state.progress.step,
             "samples": state.progress.samples,
-            "schedule": {k: v for k, v in state.schedule.state_dict().items() if k != "lr_lambdas"},
+            "schedule": state.schedule.state_dict(),
             "health": None if state.health is None else state.health.state(),
             "files": hashes,
         }
@@ -124,10 +124,11 @@ def load(state: TrainState, place: Path) -> None:
     stored = json.loads((place / _STATE).read_text(encoding="utf-8"))
     weights = load_file(place / "weights.safetensors")
     trained = state.trained()
-    if weights.keys() != trained.keys():
-        odd = sorted(weights.keys() ^ trained.keys())
+    stored_shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    odd = sorted(stored_shapes.items() ^ {name: tuple(p.shape) for name, p in trained.items()}.items())
+    if odd:
         raise RunFolderError(
-            f"{place}: holds other weights than the run trains, for example {odd[0]}. The model, the "
+            f"{place}: holds other weights than the run trains, for example {odd[0][0]}. The model, the "
             "adapter's rank or targets, or the training mode has changed; start a new run."
         )
     with torch.no_grad():
@@ -158,6 +159,7 @@ class Checkpointer:
 
     def __init__(self, state: TrainState, folder: Path, *, every: int, keep: int, main: bool = True) -> None:
         self.state, self.folder, self.every, self.keep, self.main = state, folder, every, keep, main
+        self.written = state.progress.step
 
     def before_update(self, record: Record) -> None:
         """Nothing to do."""
@@ -169,15 +171,20 @@ class Checkpointer:
 
     def on_end(self, progress: Progress) -> None:
         """Write one unless this step has one."""
-        if progress.step and not (self.folder / f"step-{progress.step:08d}").exists():
+        if progress.step != self.written:
             self._write()
 
     def _write(self) -> None:
+        self.written = self.state.progress.step
         if not self.main:
             return
-        save(self.state, self.folder)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old)
+        place = save(self.state, self.folder)
+        reached = [other for other in sorted(self.folder.glob("step-*")) if other.name <= place.name]
+        for other in self.folder.glob(
+            "*step-*"
+        ):  # later and partial ones are damaged leftovers of a killed run
+            if other not in reached[-self.keep :]:
+                shutil.rmtree(other)
 
 
 def _tensors(state: TrainState) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -1,0 +1,167 @@
+"""Tiny pictures, pairs, lists and runs of them: everything in seconds, on one core."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(number: int, brightness: int) -> bytes:
+    """A noisy 16 x 16 PNG."""
+    noise = np.random.default_rng(number).normal(brightness, 40, (16, 16, 3))
+    file = io.BytesIO()
+    Image.fromarray(np.clip(noise, 0, 255).astype("uint8")).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_pairs(path: Path, *, train: int = 12, others: int = 4) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    splits = ["train"] * train + ["validation"] * others + ["test"] * others
+    rows = [
+        {
+            "caption": f"thing {number}",
+            "jpg_0": picture(2 * number, 200 if number % 2 else 60),
+            "jpg_1": picture(2 * number + 1, 60 if number % 2 else 200),
+            "label_0": float(number % 2),
+            "label_1": float(1 - number % 2),
+            "split": split,
+        }
+        for number, split in enumerate(splits)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_lists(path: Path, *, rows: int = 8) -> Path:
+    from penchant.data.rows import Candidate, Example
+    from penchant.data.store import write_parquet
+
+    examples = []
+    for number in range(rows):
+        scores = [0.1, 0.9, 0.5, 0.3][: 3 + number % 2]
+        candidates = tuple(
+            Candidate(image=picture(100 + 4 * number + k, int(250 * score))) for k, score in enumerate(scores)
+        )
+        examples.append(
+            Example(prompt=f"list {number}", candidates=candidates, preference=tuple(scores), split="train")
+        )
+    write_parquet(examples, path)
+    return path
+
+
+def run_options(model: Path, data: Path, output: Path, changes: dict) -> dict:
+    """A small run: pieces of a batch, a moving average and held-out pairs are on."""
+    raw = {
+        "model": str(model),
+        "data": {"path": str(data)},
+        "method": "diffusion-dpo",
+        "objective": {"beta": 500},
+        "training": {
+            "steps": 2,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 2,
+            "heldout_every": 2,
+            "heldout_draws": 2,
+            "lora": {"rank": 2},
+            "ema": 0.5,
+        },
+        "output": str(output),
+    }
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+        if value is REMOVED:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return raw
+
+
+REMOVED = object()
+"""Value of a change that takes an option out."""
+
+
+def train(raw: dict, *, resume: bool = False, output: Path | None = None):
+    """Train in this process; the run folder and what was shown."""
+    from rich.console import Console
+
+    from penchant.runs.folder import RunFolder
+    from penchant.runs.load import check
+    from penchant.runs.train import train as run_training
+
+    run = check(raw, where="run.yaml")
+    path = output or Path(run.output)
+    folder = RunFolder(path) if resume else RunFolder.create(path)
+    shown = io.StringIO()
+    run_training(run, folder, resume=resume, console=Console(file=shown, width=200), where="run.yaml")
+    return folder, shown.getvalue()
+
+
+def assembled(raw: dict):
+    """Every object of a run, built as `penchant train` builds it."""
+    from penchant.runs.assemble import assemble
+    from penchant.runs.load import check
+
+    return assemble(check(raw, where="run.yaml"), where="run.yaml")
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what the clock says."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def adapter(folder: Path):
+    """Tensors and metadata of the exported adapter."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter" / "pytorch_lora_weights.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def assert_same_adapter(folder: Path, other: Path) -> None:
+    """To the bit; the file's own bytes differ, because safetensors writes its metadata in random order."""
+    (a, notes), (b, other_notes) = adapter(folder), adapter(other)
+    assert notes == other_notes
+    assert a.keys() == b.keys() and len(a) > 0
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+def command(arguments: list[str], output: str, environment: dict[str, str]) -> None:
+    """Target of a fresh process: the command line, its output in a file."""
+    os.environ.update(environment)
+    with open(output, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["penchant", *arguments]
+    from penchant.cli import main
+
+    with contextlib.suppress(BrokenPipeError):
+        main.run()
+
+
+class Launcher:
+    """Starts `penchant` in processes of their own, which find the heavy packages already imported."""
+
+    def __init__(self) -> None:
+        import multiprocessing
+
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["penchant.runs.train", "torch.utils.tensorboard", __name__])
+
+    def start(self, *arguments: str, output: Path, **environment: str):
+        process = self.context.Process(target=command, args=(list(arguments), str(output), environment))
+        process.start()
+        return process
