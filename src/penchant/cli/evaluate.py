@@ -9,10 +9,12 @@ def evaluate(run_folder: RunFolderPath) -> None:
 
     folder = RunFolder.open_existing(run_folder)
 
+    # late: torch is not loaded for a wrong path
     from rich.console import Console
 
-    from penchant.runs.evaluate import (
-        evaluate as run_evaluation,
-    )  # late: torch is not loaded for a wrong path
+    from penchant.reports.summary import outcome
+    from penchant.runs.evaluate import evaluate as run_evaluation
 
-    run_evaluation(folder, console=Console())
+    found = outcome(run_evaluation(folder, console=Console()))
+    print(found["numbers"])
+    print(found["verdict"])

@@ -73,7 +73,7 @@ def setting_name(run: Mapping[str, Any], key: str) -> str | None:
 
 def summarise(contents: RunContents) -> Summary:
     """The three sentences of a run, as far as its folder can tell."""
-    return Summary(done=_done(contents), **_outcome(contents.results))
+    return Summary(done=_done(contents), **outcome(contents.results))
 
 
 def _done(contents: RunContents) -> str:
@@ -85,7 +85,8 @@ def _done(contents: RunContents) -> str:
     return sentence + (f" for {steps:,} steps." if steps is not None else "; no training step is logged.")
 
 
-def _outcome(results: Results | None) -> dict[str, Any]:
+def outcome(results: Results | None) -> dict[str, Any]:
+    """The two sentences on an evaluation, numbers and verdict, and how good they are."""
     if results is None:
         return {
             "numbers": "It has not been evaluated yet.",
