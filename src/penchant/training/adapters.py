@@ -1,5 +1,6 @@
 """LoRA on a diffusers network: added, continued, switched and saved."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -58,8 +59,12 @@ def continue_lora(network: Any, folder: Path) -> None:
             f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
         )
     try:
-        for name in (START, POLICY):
-            network.load_lora_adapter(str(folder), prefix="unet", weight_name=path.name, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # two are meant
+            for name in (START, POLICY):
+                network.load_lora_adapter(
+                    str(folder), prefix="unet", weight_name=path.name, adapter_name=name
+                )
         network.set_adapter(POLICY)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(

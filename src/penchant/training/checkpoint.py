@@ -180,9 +180,7 @@ class Checkpointer:
             return
         place = save(self.state, self.folder)
         reached = [other for other in sorted(self.folder.glob("step-*")) if other.name <= place.name]
-        for other in self.folder.glob(
-            "*step-*"
-        ):  # later and partial ones are damaged leftovers of a killed run
+        for other in self.folder.glob("*step-*"):  # later and partial ones are leftovers of a killed run
             if other not in reached[-self.keep :]:
                 shutil.rmtree(other)
 

@@ -71,9 +71,11 @@ def self_check(
         TrainingStopped: If the margin is not exactly 0, a logistic loss not log 2, or the gradient dead;
             names the likely cause.
     """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not trained:
+        raise TrainingStopped("self-check: no parameter trains. Check mode and lora.targets.")
     outputs = accumulate(method, models, network, batch, accelerator)
     metrics = aggregate(outputs, accelerator)
-    trained = [p for p in network.parameters() if p.requires_grad]
     norm = accelerator.clip_grad_norm_(trained, math.inf)
     optimizer.zero_grad()
     margin = None
@@ -102,8 +104,6 @@ def _require_sound(check: SelfCheck, method: Method) -> None:
     plain = isinstance(method.objective, Logistic) and isinstance(method.weight, Uniform)
     if plain and not method.terms and abs(check.loss - math.log(2)) > 1e-5:
         raise TrainingStopped(f"self-check: the loss is {check.loss:.6f} instead of log 2 = 0.693147.")
-    if not check.trainable:
-        raise TrainingStopped("self-check: no parameter trains. Check mode and lora.targets.")
     if not check.gradient_norm > 0:
         raise TrainingStopped(
             "self-check: the gradient is exactly 0. Usual causes: identical images in every pair, or a form "

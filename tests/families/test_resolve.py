@@ -1,0 +1,90 @@
+"""A model folder that is missing, half there, unsafe or of another kind is refused in a sentence."""
+
+import json
+import shutil
+
+import pytest
+
+from penchant.errors import ModelError
+from penchant.families import SHIPPED, family_of, resolve, sd15
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def refused(folder) -> str:
+    with pytest.raises(ModelError) as caught:
+        resolve(str(folder), where="run.yaml: model")
+    return str(caught.value)
+
+
+def test_a_whole_folder_is_found(tiny_model):
+    assert resolve(str(tiny_model)) == tiny_model
+    assert family_of(tiny_model) is sd15
+
+
+def test_a_missing_path(tmp_path):
+    assert refused(tmp_path / "no") == (
+        f"run.yaml: model: no model folder '{tmp_path}/no'. Give a folder written by save_pretrained, or one "
+        f"of the shipped models: {', '.join(SHIPPED)}."
+    )
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    assert refused(tmp_path) == (
+        f"run.yaml: model: {tmp_path} is not a pipeline folder: model_index.json is missing. Give the folder "
+        "that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+    )
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_half_a_pipeline_folder(folder, part):
+    shutil.rmtree(folder / part)
+    assert refused(folder) == (
+        f"run.yaml: model: half a pipeline folder: {part}/ is named in model_index.json but missing. "
+        "Download the folder again."
+    )
+
+
+def test_a_part_without_config_or_weights(folder):
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert refused(folder) == "run.yaml: model: half a pipeline folder: vae/ has no safetensors weights."
+    (folder / "vae" / "config.json").unlink()
+    assert refused(folder) == "run.yaml: model: half a pipeline folder: vae/config.json is missing."
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt"])
+def test_weights_in_pickle_form(folder, name):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / name)
+    assert refused(folder) == (
+        f"run.yaml: model: unet/{name} is a pickle file, which can run code when it is loaded; refused. "
+        "Convert it once, where you trust it: load the pipeline with diffusers and call "
+        "save_pretrained(folder, safe_serialization=True)."
+    )
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_weights_that_are_cut_short(folder, part):
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    sentence = refused(folder)
+    assert sentence.startswith(f"run.yaml: model: {part}/{weights.name} is damaged (")
+    assert sentence.endswith("). Download the folder again.")
+
+
+def test_an_index_that_is_no_json(folder):
+    (folder / "model_index.json").write_text("{")
+    assert refused(folder).startswith(f"run.yaml: model: {folder}/model_index.json cannot be read as JSON: ")
+
+
+def test_a_pipeline_of_another_class(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelError) as caught:
+        family_of(folder, where="run.yaml: model")
+    assert str(caught.value) == (
+        f"run.yaml: model: {folder} holds a FluxPipeline, which no family loads. Supported: "
+        "StableDiffusionPipeline."
+    )
