@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from penchant import log
-from penchant.errors import Interrupted
+from penchant.errors import Interrupted, RunFolderError
 from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
@@ -58,6 +58,8 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     earlier = _earlier_manifest(folder) if resume else None
     torch.manual_seed(run.seed)
     parts = assemble(_with_found_beta(run, earlier), where=where, phase=partial(phase, console))
+    if earlier is not None:
+        _refuse_other_content(run, folder, parts, earlier)
     main = parts.accelerator.is_main_process
     state = TrainState(
         network=parts.bare,
@@ -235,6 +237,17 @@ def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.manifest.is_file():
         return None
     return json.loads(folder.manifest.read_text(encoding="utf-8"))
+
+
+def _refuse_other_content(run: RunFile, folder: RunFolder, parts: Assembled, earlier: dict[str, Any]) -> None:
+    """The same path may hold other data or another model by now; that would be another run."""
+    now = {"data_hash": parts.data.content_hash, "model_hash": model_hash(parts.model_folder)}
+    for name, path in (("data_hash", run.data.path), ("model_hash", run.model)):
+        if earlier[name] != now[name]:
+            raise RunFolderError(
+                f"{folder.path}: the content of {path} has changed since the run was started. Put the old "
+                "one back, or start anew with --overwrite or another output."
+            )
 
 
 def _with_found_beta(run: RunFile, earlier: dict[str, Any] | None) -> RunFile:

@@ -1,0 +1,87 @@
+"""LoRA on a network: what is added, what is refused, what is written."""
+
+import json
+
+import pytest
+from diffusers import UNet2DConditionModel
+from tests import small
+
+from penchant.errors import ConfigError, ModelError
+from penchant.training.adapters import add_lora, continue_lora, save_lora
+
+
+@pytest.fixture
+def unet(tiny_model):
+    return UNet2DConditionModel.from_pretrained(tiny_model / "unet").requires_grad_(False)
+
+
+def test_the_first_factor_hangs_on_the_seed_alone(tiny_model):
+    def factor(seed):
+        net = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+        add_lora(net, rank=3, alpha=3, targets=["to_q"], seed=seed)
+        return {n: p for n, p in net.named_parameters() if "lora_A" in n}
+
+    first, again, other = factor(0), factor(0), factor(1)
+    assert len(first) > 0 and all(p.shape[0] == 3 for p in first.values())
+    assert all("to_q" in name for name in first)
+    assert all((first[n] == again[n]).all() for n in first)
+    assert not any((first[n] == other[n]).all() for n in first)
+
+
+def test_targets_that_no_layer_has_are_refused(unet):
+    with pytest.raises(ModelError) as caught:
+        add_lora(unet, rank=2, alpha=2, targets=["to_z"], seed=0)
+    assert str(caught.value).startswith(
+        "training.lora.targets: no layer ends in to_z. Names of linear layers here: "
+    )
+    assert "to_k, to_q, to_v" in str(caught.value)
+
+
+def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
+    with pytest.raises(ModelError) as caught:
+        continue_lora(unet, tmp_path)
+    assert str(caught.value) == (
+        f"training.lora.start_from: no LoRA in {tmp_path}. Give a folder that holds "
+        "pytorch_lora_weights.safetensors."
+    )
+
+
+@pytest.mark.parametrize("content", ["half", "of another network"])
+def test_an_adapter_that_does_not_fit_is_refused(unet, tmp_path, content):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    if content == "half":
+        path.write_bytes(b"\x00\x01half")
+    else:
+        save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ModelError, match=r"^training\.lora\.start_from: .* does not fit the model"):
+        continue_lora(unet, tmp_path)
+
+
+def test_rank_and_scale_are_those_of_the_adapter(unet, tmp_path, tiny_model):
+    add_lora(unet, rank=2, alpha=6, targets=["to_q"], seed=0)
+    save_lora(unet, tmp_path)
+    other = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    continue_lora(other, tmp_path)
+    for name in ("default", "start"):
+        assert (other.peft_config[name].r, other.peft_config[name].lora_alpha) == (2, 6)
+
+
+def test_options_that_the_adapter_decides_are_refused(options):
+    with pytest.raises(ConfigError) as caught:
+        small.assembled(options(**{"training.lora": {"start_from": "x", "rank": 4}}))
+    assert str(caught.value) == (
+        "run.yaml: training.lora.rank: is that of the adapter in start_from. Remove rank."
+    )
+
+
+def test_the_file_says_rank_scale_and_targets(unet, tmp_path):
+    add_lora(unet, rank=2, alpha=6, targets=["to_v", "to_q"], seed=0)
+    save_lora(unet, tmp_path / "adapter")
+    tensors, notes = small.adapter(tmp_path)
+    known = json.loads(notes["lora_adapter_metadata"])
+    assert (known["unet.r"], known["unet.lora_alpha"]) == (2, 6)
+    assert known["unet.target_modules"] == ["to_q", "to_v"]
+    assert all(name.startswith("unet.") for name in tensors)
