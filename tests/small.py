@@ -162,6 +162,8 @@ class Launcher:
         self.context.set_forkserver_preload(["penchant.runs.train", "torch.utils.tensorboard", __name__])
 
     def start(self, *arguments: str, output: Path, **environment: str):
-        process = self.context.Process(target=command, args=(list(arguments), str(output), environment))
+        process = self.context.Process(
+            target=command, args=(list(arguments), str(output), environment), daemon=True
+        )
         process.start()
         return process
