@@ -128,7 +128,10 @@ def assemble(
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
     train_data = data_of(run, run.data.train_split, where=where)
-    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
+        step_scheduler_with_optimizer=False,
+    )
     family = families.family_of(folder).load(folder)
     family.network.to(accelerator.device)
     if run.training.gradient_checkpointing:
