@@ -54,6 +54,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         Interrupted: Ctrl-C or SIGTERM; the checkpoint of the last step is written.
     """
     log.set_up()
+    console = console if log.is_main_process() else Console(quiet=True)
     started = datetime.now(UTC)
     earlier = _earlier_manifest(folder) if resume else None
     torch.manual_seed(run.seed)
@@ -72,16 +73,13 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     place = latest(folder.checkpoints) if resume else None
     if place is not None:
         load_checkpoint(state, place)
-        if main:
-            console.print(f"going on from step {state.progress.step} of {run.training.steps}")
+        console.print(f"going on from step {state.progress.step} of {run.training.steps}")
     else:
         _check(run, parts, console)
     if main:
         _write_heads(run, folder, parts, started, earlier)
     parts.accelerator.wait_for_everyone()
-    bar = ProgressBar(
-        console if main else Console(quiet=True), steps=run.training.steps, done=state.progress.step
-    )
+    bar = ProgressBar(console, steps=run.training.steps, done=state.progress.step)
     with stop_on_signals() as received, bar:
         progress = fit(
             parts.method,
@@ -183,8 +181,7 @@ def _check(run: RunFile, parts: Assembled, console: Console) -> None:
         steps=run.training.steps,
         learning_rate=run.training.learning_rate,
     )
-    if parts.accelerator.is_main_process:
-        console.print("self-check: " + "\n            ".join(check.lines()), highlight=False)
+    console.print("self-check: " + "\n            ".join(check.lines()), highlight=False)
 
 
 def _write_heads(

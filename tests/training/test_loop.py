@@ -1,0 +1,169 @@
+"""Neither pieces, nor order, nor the number of processes change a run beyond rounding."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch
+from tests import small
+
+from penchant.training.loop import Progress, Record, accumulate, aggregate, fit
+
+KTO = {"method": "diffusion-kto", "objective": {"beta": 300}}
+DPO = {"objective": {"beta": 500}, "terms": [{"kind": "winner-kept", "coefficient": 10}]}
+METHODS = {"diffusion-dpo": DPO, "diffusion-kto": KTO}
+
+
+def gradients(parts, step=0):
+    parts.optimizer.zero_grad()
+    outputs = accumulate(parts.method, parts.models, parts.network, parts.source(step), parts.accelerator)
+    grads = [p.grad.clone() for p in parts.bare.parameters() if p.requires_grad]
+    return aggregate(outputs, parts.accelerator), grads
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_pieces_of_one_are_one_of_eight(options, method):
+    parts = small.assembled(
+        options(**METHODS[method], **{"training.batch_size": 8, "training.micro_batch_size": 8})
+    )
+    gradients(parts)
+    parts.optimizer.step()  # away from the reference, where the reference point of KTO is not 0
+    metrics, whole = gradients(parts, 1)
+    parts.source.micro_batch_size = 1
+    split_metrics, pieces = gradients(parts, 1)
+    assert split_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-6)
+    assert max(float(g.abs().max()) for g in whole) > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_rows_does_not_matter(options, method):
+    parts = small.assembled(options(**METHODS[method]))
+    batch = parts.source(0)
+    other = type(batch)(
+        micro=tuple(reversed(batch.micro)), draws=batch.draws, epoch=batch.epoch, size=batch.size
+    )
+    found = []
+    for one in (batch, other):
+        parts.optimizer.zero_grad()
+        outputs = accumulate(parts.method, parts.models, parts.network, one, parts.accelerator)
+        grads = [p.grad.clone() for p in parts.bare.parameters() if p.requires_grad]
+        found.append((aggregate(outputs, parts.accelerator), grads))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def write_run(path, raw):
+    path.write_text(json.dumps(raw), encoding="utf-8")  # JSON is YAML
+    return str(path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_are_one(options, tmp_path, launcher, method):
+    changes = METHODS[method] | {
+        "training.steps": 3,
+        "training.checkpoint_every": 10,
+        "data.prompt_dropout": 0.3,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    small.train(options(**changes), output=one)
+    file = write_run(tmp_path / "run.yaml", options(**changes, output=str(two)))
+    common = {
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    logs = [tmp_path / f"{rank}.log" for rank in (0, 1)]
+    processes = [
+        launcher.start("train", file, output=logs[rank], RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in (0, 1)
+    ]
+    for process, log in zip(processes, logs, strict=True):
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    expected, got = small.metrics(one), small.metrics(two)
+    assert [row.keys() for row in got] == [row.keys() for row in expected]
+    for row, other in zip(expected, got, strict=True):
+        assert (other.pop("split"), row.pop("split")) in {("train", "train"), ("heldout", "heldout")}
+        assert other == pytest.approx(row, rel=2e-3, abs=1e-5)
+    tensors, others = small.adapter(one)[0], small.adapter(two)[0]
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=1e-5)
+    assert "self-check: " in logs[0].read_text()
+    assert "self-check: " not in logs[1].read_text() and "encoding" not in logs[1].read_text()
+    assert os.listdir(two / "adapter") == os.listdir(one / "adapter")
+
+
+class Watcher:
+    """Notes the order of the calls."""
+
+    def __init__(self, network):
+        self.calls, self.network = [], network
+
+    def before_update(self, record: Record) -> None:
+        weights = [p.detach().clone() for p in self.network.parameters() if p.requires_grad]
+        self.calls.append(("before", record.step, weights))
+
+    def on_step(self, progress: Progress, record: Record) -> None:
+        assert record.metrics["time/step_s"] > 0
+        weights = [p.detach().clone() for p in self.network.parameters() if p.requires_grad]
+        self.calls.append(("after", progress.step, weights))
+
+    def on_end(self, progress: Progress) -> None:
+        self.calls.append(("end", progress.step, None))
+
+
+def test_callbacks_watch_and_a_stop_is_asked_after_each_step(options):
+    parts = small.assembled(options())
+    watcher = Watcher(parts.bare)
+    asked = iter([False, False, True])
+    progress = fit(
+        parts.method,
+        parts.models,
+        parts.network,
+        parts.source,
+        parts.optimizer,
+        parts.schedule,
+        accelerator=parts.accelerator,
+        steps=5,
+        callbacks=[watcher],
+        stop=lambda: next(asked),
+    )
+    assert (progress.step, progress.samples) == (2, 8)
+    assert [call[:2] for call in watcher.calls] == [
+        ("before", 1), ("after", 1), ("before", 2), ("after", 2), ("end", 2)
+    ]  # fmt: skip
+    first, moved, again = (call[2] for call in watcher.calls[:3])
+    assert not all(torch.equal(a, b) for a, b in zip(first, moved, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(moved, again, strict=True))
+
+
+def test_the_gradient_is_scaled_down_to_the_norm(options):
+    parts = small.assembled(options(**{"training.optimizer": "adamw"}))
+    seen = []
+
+    class Norm:
+        def before_update(self, record):
+            grads = [p.grad for p in parts.bare.parameters() if p.requires_grad]
+            seen.append(
+                (record.metrics["gradient/norm"], torch.stack([g.norm() for g in grads]).norm().item())
+            )
+
+        def on_step(self, progress, record): ...
+        def on_end(self, progress): ...
+
+    fit(
+        parts.method, parts.models, parts.network, parts.source, parts.optimizer, parts.schedule,
+        accelerator=parts.accelerator, steps=1, max_grad_norm=1e-3, callbacks=[Norm()],
+    )  # fmt: skip
+    (logged, clipped), *_ = seen
+    assert logged > 2e-3, "the norm before clipping"
+    assert clipped == pytest.approx(1e-3, rel=1e-3)
