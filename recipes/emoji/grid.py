@@ -1,6 +1,7 @@
 """Draw 24 prompts in three styles side by side, without the words, so that a person can guess them."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     captions = [styled(prompt, style) for prompt in PROMPTS for style in STYLES]
     images = generate(
         load_pipeline(options.assets / "emoji"),

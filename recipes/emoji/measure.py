@@ -6,6 +6,7 @@ Axes: N pictures, M captions.
 
 import argparse
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from penchant.rewards._emoji_scorer import EmojiScorer
 
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 20, 2.0
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
@@ -87,10 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--assets", type=Path, default=Path("src/penchant/assets"))
-    parser.add_argument("--names", type=int, default=200, help="names whose pictures are generated")
+    parser.add_argument("--names", type=int, default=150, help="names whose pictures are generated")
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     emojis, images = load(options.work), load_images(options.work).float() / 255
     all_names = [emoji.name for emoji in emojis]
     scorer, pipeline = (

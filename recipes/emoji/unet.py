@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes, one core each; the batch is split among them"
     )
-    parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--learning-rate", type=float, default=9e-4)
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average per step")
     options = parser.parse_args()
     emojis = load(options.work)
@@ -240,7 +240,10 @@ def train(rank: int, options: argparse.Namespace, meeting: str) -> None:  # noqa
         chosen, order = order[:batch], order[batch:]
         names, styles = [c // len(STYLES) for c in chosen], [c % len(STYLES) for c in chosen]
         prompt = prompts.embeddings[[prompts.draw(n, s, dice) for n, s in zip(names, styles, strict=True)]]
-        time_steps = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified
+        # Stratified, and denser towards noise, where the caption has to say what is drawn.
+        time_steps = (
+            (((torch.arange(batch) + torch.rand(batch)) / batch) ** 0.75 * 1000).long().clamp(max=999)
+        )
         time_steps = time_steps[torch.randperm(batch)]
         clean = latents[names, styles]
         drawn = (clean, torch.randn_like(clean), time_steps, prompt)
