@@ -1,6 +1,7 @@
-"""The scorer that ships with the library: does a picture show what the caption says, and in which emoji style?
+"""The scorer that ships: does a picture show what the caption says, and in which emoji style?
 
-Two small towers trained contrastively on real emoji pictures, never on generated ones, and linear heads for style and category.
+Two small towers trained contrastively on real emoji pictures, never on generated ones, and linear heads for
+style and category.
 Axes: N pictures, C H W pixels in [0, 1], D features, E joint embedding, T tokens.
 """
 
@@ -43,7 +44,7 @@ class ConvBlock(nn.Module):
 
 @final
 class ImageTower(nn.Module):
-    """Residual network for 64 x 64 pixels; its features are the last maps, averaged over a 2 x 2 grid (place matters a little)."""
+    """Residual network for 64 x 64 pixels; its features are the last maps, averaged over a 2 x 2 grid."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
