@@ -5,8 +5,7 @@ N = B * K flattened, L tokens, V vocabulary.
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -355,7 +354,3 @@ class DiffusionFamily(Protocol):
     def release_encoders(self) -> None:
         """Free the text encoder and the VAE; they cannot be used afterwards."""
         ...
-
-
-Gather = Callable[[Tensor], Tensor]
-Switch = Callable[[], AbstractContextManager[None]]

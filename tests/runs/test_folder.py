@@ -31,7 +31,7 @@ def test_every_part_lies_in_the_folder(tmp_path):
     folder = RunFolder(tmp_path)
     names = [part.name for part in folder._parts()]
     assert sorted(names) == [
-        *("adapter", "checkpoints", "manifest.json", "metrics.jsonl", "pipeline"),
+        *("adapter", "checkpoints", "drawn", "manifest.json", "metrics.jsonl", "pipeline"),
         *("report.html", "results.json", "run.yaml", "samples", "tensorboard"),
     ]
     assert {part.parent for part in folder._parts()} == {tmp_path}
@@ -59,7 +59,7 @@ def test_overwrite_removes_the_parts_of_a_run_and_nothing_else(tmp_path):
     run.mkdir()
     folder = RunFolder(run)
     for part in (folder.manifest, folder.run_file, folder.metrics, run / "notes.txt"):
-        part.write_text("{}")
+        part.write_text('{"penchant": "0.1.0"}')
     (folder.checkpoints / "step-1").mkdir(parents=True)
     folder.samples.symlink_to(elsewhere)
     RunFolder.create(run, overwrite=True)
@@ -161,3 +161,17 @@ def test_json_is_written_so_that_every_reader_takes_it(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json_atomically(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": [1, None]}
+
+
+def test_a_manifest_of_another_program_is_no_sign_of_a_run(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "precious.txt").touch()
+    assert "so nothing is removed" in message(RunFolder.create, tmp_path, overwrite=True)
+    assert (tmp_path / "samples" / "precious.txt").exists()
+
+
+def test_claiming_a_folder_leaves_the_earlier_run_in_place(tmp_path):
+    RunFolder(tmp_path).run_file.write_text("model: emoji")
+    folder = RunFolder.claim(tmp_path, overwrite=True)
+    assert folder.run_file.read_text() == "model: emoji"

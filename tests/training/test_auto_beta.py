@@ -47,6 +47,7 @@ def probe(parts, factor=0.3):
         accelerator=parts.accelerator,
         gradient_factor=factor,
         probe_steps=1,
+        max_grad_norm=1.0,
         where="run.yaml",
     )
 

@@ -74,6 +74,8 @@ def run() -> None:
         app(arguments, prog_name="penchant")
     except PenchantError as error:
         _fail(str(error), error.exit_code, debug=debug)
+    except OSError as error:  # the last resort: a disk or a right that no command has named
+        _fail(f"{error.filename or 'penchant'}: {error.strerror or error}.", 2, debug=debug)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:

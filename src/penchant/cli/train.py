@@ -26,7 +26,7 @@ def train(
     if resume:
         folder = open_to_resume(output, run, where=str(run_file))
     else:
-        folder = RunFolder.create(output, overwrite=overwrite)
+        folder = RunFolder.claim(output, overwrite=overwrite)  # cleared when the new run begins
 
     from rich.console import Console
 

@@ -15,6 +15,10 @@ SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 """Models that come with the library, by name."""
 
 
+UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Parts of a pipeline that are never loaded, and so may be missing."""
+
+
 def quiet() -> None:
     """Silence the progress bars and the notes on optional packages of diffusers and transformers."""
     for library in ("diffusers", "transformers"):
@@ -42,7 +46,8 @@ def resolve(model: str, *, where: str = "model") -> Path:
             "holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
         )
     for part, entry in _index(index, where).items():
-        if not part.startswith("_") and isinstance(entry, list) and entry[0] is not None:
+        named = isinstance(entry, list) and entry[0] is not None
+        if named and not part.startswith("_") and part not in UNUSED_PARTS:
             _check_part(folder / part, where)
     return folder
 
@@ -76,9 +81,12 @@ def family_of(folder: Path, *, where: str = "model") -> ModuleType:
 
 def _index(path: Path, where: str) -> dict[str, object]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{where}: {path} cannot be read as JSON: {error}.") from error
+    if not isinstance(index, dict):
+        raise ModelError(f"{where}: {path} must hold a JSON object, got {type(index).__name__}.")
+    return index
 
 
 def _check_part(part: Path, where: str) -> None:

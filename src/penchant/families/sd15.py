@@ -68,6 +68,10 @@ class StableDiffusion:
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.requires_grad_(False).eval()
 
+    def to(self, device: torch.device) -> None:
+        """Move network and encoders."""
+        self.pipeline.to(device)
+
     @property
     def size(self) -> int:
         """Side of the images that the model draws, in pixels."""
@@ -144,14 +148,22 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusion
 
 def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
     """The plain diffusers pipeline of a folder, without a safety checker and without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        str(folder),
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}: the pipeline cannot be loaded ({str(error).splitlines()[0]}). Download the folder "
+            "again, or load it once with diffusers and call save_pretrained."
+        ) from error
+    if pipeline.tokenizer.model_max_length > 10_000:
+        raise ModelError(f"{folder}: tokenizer/ names no model_max_length. Download the folder again.")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

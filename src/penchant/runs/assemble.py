@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -98,12 +99,29 @@ def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
             f"{where}: method {method.name!r} samples the model while it trains and needs a section "
             "`online: {reward: NAME}`. Rewards: " + ", ".join(rewards.catalog.names()) + "."
         )
+    if online:
+        _refuse_stored_options(run, where)
     if not online and run.online is not None:
         raise ConfigError(
             f"{where}: online: method {method.name!r} learns from stored data and does not read this "
             "section. Remove it, or take d3po."
         )
     return method
+
+
+def _refuse_stored_options(run: RunFile, where: str) -> None:
+    """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
+    read_by_stored = {
+        "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
+        "data": (run.data, ("flip", "size", "prompt_dropout")),
+    }
+    for section, (options, names) in read_by_stored.items():
+        for name in names:
+            if getattr(options, name) != type(options).model_fields[name].default:
+                raise ConfigError(
+                    f"{where}: {section}.{name}: a method that samples the model does not read it. "
+                    "Remove it; online.prompts_per_step sets the size of a step."
+                )
 
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
@@ -130,10 +148,12 @@ def assemble(
     train_data = data_of(run, run.data.train_split, where=where)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
+        mixed_precision="no",  # precision is the denoiser's, so that policy and reference share it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
         step_scheduler_with_optimizer=False,
     )
     family = families.family_of(folder).load(folder)
-    family.network.to(accelerator.device)
+    family.to(accelerator.device)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
     bare = family.network
@@ -288,6 +308,11 @@ def _rollout(
     where: str,
 ) -> RolloutSource:
     assert isinstance(method.ratio, Stepwise) and run.online is not None
+    if method.ratio.sampler.num_steps >= family.process.num_timesteps:
+        raise ConfigError(
+            f"{where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the model's "
+            f"timesteps, got {method.ratio.sampler.num_steps}."
+        )
     if run.online.prompts_per_step % accelerator.num_processes:
         raise ConfigError(
             f"{where}: online.prompts_per_step: must be divisible by the "
@@ -329,6 +354,7 @@ def _with_auto_beta(
         accelerator=accelerator,
         gradient_factor=run.auto_beta.gradient_factor,
         probe_steps=run.auto_beta.probe_steps,
+        max_grad_norm=max_grad_norm(run),
         where=where,
     )
     return with_beta(method, beta)

@@ -1,10 +1,12 @@
 """Base against tuned model: sampled on the same prompts and seeds, scored, compared."""
 
-import resource
-import sys
+import inspect
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from penchant import families, rewards
 from penchant.data.images import decode_candidate, prepare
 from penchant.data.rows import as_pairs
-from penchant.errors import RunFolderError
+from penchant.errors import ConfigError, RunFolderError
 from penchant.evaluation.comparison import PairedImages, compare
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
 from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
@@ -24,10 +26,10 @@ from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
 from penchant.rewards._shipped import perceptual_features
 from penchant.rewards.style import Style
-from penchant.runs.assemble import data_of
+from penchant.runs.assemble import SHIPPED_DATA, data_of
 from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
-from penchant.runs.manifest import model_hash
+from penchant.runs.manifest import model_hash, peak_memory
 from penchant.runs.schema import HELD_OUT, RunFile
 from penchant.runs.terminal import phase
 
@@ -48,11 +50,18 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
     requests = requests_for(suite.prompts, seeds_per_prompt=run.evaluation.seeds_per_prompt, seed=run.seed)
     started = time.perf_counter()
     base, tuned = sampled(folder, run, requests, console)
+    shutil.rmtree(folder.samples, ignore_errors=True)  # those of an earlier evaluation
     write_pairs(folder.samples, requests, base, tuned)
     sampled_at = time.perf_counter()
     results = _compared(run, suite, requests, base, tuned, where)
-    timings = {"sampling_s": sampled_at - started, "scoring_s": time.perf_counter() - sampled_at}
-    results = replace(results, timings=timings, peak_memory=peak_memory())
+    trained = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    timings = {
+        "training_s": trained["training_s"],
+        "sampling_s": sampled_at - started,
+        "scoring_s": time.perf_counter() - sampled_at,
+    }
+    peak = max(trained["peak_memory"], peak_memory())
+    results = replace(results, timings=timings, peak_memory=peak)
     write_results(results, folder.results)
     return results
 
@@ -103,16 +112,16 @@ def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
 
     With an adapter both are one pipeline: the second is given by `use_adapter`.
     """
+    known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
+    if not known.get("complete"):
+        raise RunFolderError(
+            f"{folder.path}: the training is not complete. Go on with `penchant train RUN.yaml --resume`."
+        )
     base_folder = families.resolve(run.model, where=f"{folder.run_file}: model")
     family = families.family_of(base_folder)
     base = family.load_pipeline(base_folder)
     if folder.pipeline.is_dir():
         return base, family.load_pipeline(folder.pipeline)
-    if not folder.adapter.is_dir():
-        raise RunFolderError(
-            f"{folder.path}: holds no adapter/ and no pipeline/: the training is not complete. Go on with "
-            "`penchant train RUN.yaml --resume`."
-        )
     tuned = family.load_pipeline(base_folder)
     tuned.load_lora_weights(str(folder.adapter))
     return base, tuned
@@ -125,6 +134,11 @@ def sampled(
     e = run.evaluation
     sampler = Sampler(num_steps=e.num_steps, guidance=e.guidance, eta=e.eta, batch_size=e.batch_size)
     base, tuned = pipelines(folder, run)
+    if e.eta and "eta" not in inspect.signature(base.scheduler.step).parameters:
+        raise ConfigError(
+            f"{folder.run_file}: evaluation.eta: {type(base.scheduler).__name__} does not read it. "
+            "Set it to 0."
+        )
     images = []
     for name, pipeline in (("sampling the base model", base), ("sampling the tuned model", tuned)):
         with phase(console, name, len(requests)) as progress:
@@ -137,12 +151,13 @@ def _compared(
 ) -> Results:
     e = run.evaluation
     known = {name: rewards.catalog.get(name, where=f"{where}: evaluation.scores") for name in e.scores}
-    style = Style(style=e.preferred_style)
+    metric = metric_of(run, where=where)
     captions: Reward | None = known.get(CAPTION_MATCH)
-    others = [reward for name, reward in known.items() if name not in (STYLE, CAPTION_MATCH)]
+    others = [reward for name, reward in known.items() if name not in (metric.name, CAPTION_MATCH)]
+    labels = (metric.labels(base), metric.labels(tuned)) if isinstance(metric, Style) else None
     manifest = EvaluationManifest(
-        metric=style.name,
-        unit=style.unit,
+        metric=metric.name,
+        unit=metric.unit,
         prompt_set=suite.name,
         prompt_hash=suite.hash,
         num_prompts=len(suite.prompts),
@@ -156,9 +171,9 @@ def _compared(
     return compare(
         PairedImages(base=base, tuned=tuned, prompts=[request.prompt for request in requests]),
         manifest=manifest,
-        metric=style,
+        metric=metric,
         descriptions=others,
-        preferred_labels=(style.labels(base), style.labels(tuned)),
+        preferred_labels=labels,
         caption_match=captions,
         features=perceptual_features,
         preferred_images=_preferred_images(run, base.shape[-1], where),
@@ -168,14 +183,31 @@ def _compared(
 def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
     """Up to 256 winners of the training data, the goal of the drift panel."""
     data = data_of(run, run.data.train_split, where=where)
-    winners = [pair[0] for example in data for pair in as_pairs(example)][:256]
+    winners = [pair[0] for pair in islice((p for e in data for p in as_pairs(e)), 256)]
     if not winners:
         return None
     images = [prepare([decode_candidate(winner)], size=size) for winner in winners]
     return torch.cat(images) / 2 + 0.5
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def metric_of(run: RunFile, *, where: str) -> Reward:
+    """The score behind the headline win-rate; never the one that training aimed at.
+
+    Raises:
+        ConfigError: Nothing says what people prefer in this data, or the run was trained on the score.
+    """
+    name = run.evaluation.metric
+    if name is None and run.data.path not in SHIPPED_DATA:
+        raise ConfigError(
+            f"{where}: evaluation.metric: name the reward that judges {run.data.path!r}; only the shipped "
+            f"data has a judge of its own. Rewards: {', '.join(rewards.catalog.names())}."
+        )
+    name = name or STYLE
+    if run.online is not None and run.online.reward == name:
+        raise ConfigError(
+            f"{where}: evaluation.metric: the run was trained on {name!r}, which cannot judge it. "
+            "Take another."
+        )
+    if name == STYLE:
+        return Style(style=run.evaluation.preferred_style)
+    return rewards.catalog.get(name, where=f"{where}: evaluation.metric")

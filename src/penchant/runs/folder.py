@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, final
 
+from safetensors import SafetensorError
+
 from penchant.errors import RunFolderError
 from penchant.log import is_main_process
 from penchant.runs.sentences import shown
@@ -35,6 +37,14 @@ class RunFolder:
         Raises:
             RunFolderError: The folder is in use, is no run folder, or cannot be written.
         """
+        folder = cls.claim(path, overwrite=overwrite)
+        if is_main_process() and any(path.iterdir()):
+            folder._clear()
+        return folder
+
+    @classmethod
+    def claim(cls, path: Path, *, overwrite: bool = False) -> Self:
+        """As `create`, but an earlier run stays for now: it is only checked that it may be removed."""
         folder = cls(path)
         if not is_main_process():
             return folder
@@ -49,7 +59,7 @@ class RunFolder:
                 "--overwrite, or set another output."
             )
         if present:
-            folder._clear()
+            folder._refuse_foreign()
         with writing(path), tempfile.TemporaryFile(dir=path):
             pass
         return folder
@@ -98,6 +108,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def drawn(self) -> Path:
+        """Images that `penchant sample` has drawn."""
+        return self.path / "drawn"
+
+    @property
     def checkpoints(self) -> Path:
         """States to resume from."""
         return self.path / "checkpoints"
@@ -125,20 +140,29 @@ class RunFolder:
     def _parts(self) -> tuple[Path, ...]:
         return (
             *(self.run_file, self.manifest, self.metrics, self.results, self.report),
-            *(self.samples, self.checkpoints, self.adapter, self.pipeline, self.tensorboard),
+            *(self.samples, self.drawn, self.checkpoints, self.adapter, self.pipeline, self.tensorboard),
         )
 
-    def _clear(self) -> None:
+    def _refuse_foreign(self) -> None:
         parts = self._parts()
         foreign = sorted(entry.name for entry in self.path.iterdir() if entry not in parts)
-        if not self.manifest.exists() and (foreign or not self.run_file.exists()):
+        if not self._has_own_manifest() and (foreign or not self.run_file.exists()):
             reason = f"it holds {shown(foreign[0])}" if foreign else "no run.yaml, no manifest.json"
             raise RunFolderError(
                 f"{self.path}: does not look like a run folder ({reason}), so nothing is removed. "
                 "Set another output, or empty the folder yourself."
             )
+
+    def _has_own_manifest(self) -> bool:
+        """True if manifest.json is one of ours; the name alone is common."""
+        try:
+            return "penchant" in json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def _clear(self) -> None:
         with writing(self.path):
-            for part in parts:
+            for part in self._parts():
                 if part.is_dir() and not part.is_symlink():
                     shutil.rmtree(part)
                 else:
@@ -150,6 +174,8 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what can go wrong while writing below a path into a RunFolderError with the way out."""
     try:
         yield
+    except SafetensorError as error:  # its writer hides the number of the error in its words
+        raise RunFolderError(f"{path}: cannot be written, {error}. Free some space.") from error
     except OSError as error:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:

@@ -4,7 +4,9 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -127,3 +129,9 @@ def _file_hash(path: Path) -> str:
             f"{path}: cannot be read ({error.strerror}). Check the file and its rights."
         ) from None
     return hashed.hexdigest()
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

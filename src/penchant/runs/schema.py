@@ -235,6 +235,12 @@ class Evaluation(_Section):
         default=0.0, ge=0, le=1, description="Noise of the sampler: 0 is deterministic DDIM, 1 ancestral."
     )
     batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
+    metric: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Reward behind the headline win-rate; null is `style` for the shipped pairs. It may not "
+        "be the one that training aims at.",
+    )
     scores: list[str] = Field(
         default=["style", "caption-match"],
         description="Rewards to report; names of `penchant.rewards`.",

@@ -23,7 +23,7 @@ from penchant.errors import Interrupted, RunFolderError
 from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
-from penchant.runs.manifest import manifest, model_hash
+from penchant.runs.manifest import manifest, model_hash, peak_memory
 from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
 from penchant.training.adapters import save_lora
@@ -76,7 +76,13 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         console.print(f"going on from step {state.progress.step} of {run.training.steps}")
     else:
         _check(run, parts, console)
+    if run.wants_auto_beta and earlier is None:
+        console.print(f"beta: auto found {parts.method.objective.beta:g}", highlight=False)  # type: ignore[attr-defined]
     if main:
+        if not resume:
+            RunFolder.create(
+                folder.path, overwrite=True
+            )  # only now: everything the user gave has proved sound
         _write_heads(run, folder, parts, started, earlier)
     parts.accelerator.wait_for_everyone()
     bar = ProgressBar(console, steps=run.training.steps, done=state.progress.step)
@@ -104,7 +110,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         )
     if main:
         _export(run, folder, parts)
-        _mark_complete(folder)
+        _mark_complete(folder, parts, seconds=(datetime.now(UTC) - started).total_seconds())
 
 
 @contextmanager
@@ -140,13 +146,14 @@ def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
 def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState) -> list[Callback]:
     """Order matters: numbers are written before the checkpoint that covers them."""
     t, main, step = run.training, parts.accelerator.is_main_process, state.progress.step
-    callbacks: list[Callback] = [parts.health]
-    if parts.average is not None:
-        callbacks.append(parts.average)
+    callbacks: list[Callback] = []
     metrics, board = None, None
     if main:
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
         callbacks += [metrics, board]
+    callbacks.append(parts.health)
+    if parts.average is not None:
+        callbacks.append(parts.average)
     if parts.heldout is not None:
         rows = Randomness(run=run.seed).permutation(len(parts.heldout.ids), "held-out rows")
         callbacks.append(
@@ -217,17 +224,21 @@ def _export(run: RunFile, folder: RunFolder, parts: Assembled) -> None:
         if run.training.mode == "lora":
             save_lora(parts.bare, beside)
         else:
-            shutil.copytree(parts.model_folder, beside, ignore=shutil.ignore_patterns("*.safetensors"))
-            _copy_other_weights(parts.model_folder, beside)
+            _copy_other_parts(parts.model_folder, beside)
             parts.bare.save_pretrained(str(beside / "unet"), safe_serialization=True)
         shutil.rmtree(place, ignore_errors=True)
         beside.rename(place)
+        folder.results.unlink(missing_ok=True)  # they were measured on other weights
 
 
-def _copy_other_weights(source: Path, target: Path) -> None:
-    for path in source.rglob("*.safetensors"):
-        if path.parent.name != "unet":
-            shutil.copy2(path, target / path.relative_to(source))
+def _copy_other_parts(source: Path, target: Path) -> None:
+    """The parts of a pipeline beside its UNet, without single-file weights and pickles that may lie there."""
+    target.mkdir(parents=True)
+    shutil.copy2(source / "model_index.json", target)
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(
+            source / part, target / part, ignore=shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt")
+        )
 
 
 def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:
@@ -255,8 +266,11 @@ def _with_found_beta(run: RunFile, earlier: dict[str, Any] | None) -> RunFile:
     return run.model_copy(update={"objective": {**run.objective, "beta": beta}, "auto_beta": AutoBeta()})
 
 
-def _mark_complete(folder: RunFolder) -> None:
+def _mark_complete(folder: RunFolder, parts: Assembled, *, seconds: float) -> None:
     known = _earlier_manifest(folder)
     assert known is not None
     known["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    known["training_s"] = seconds
+    known["peak_memory"] = peak_memory()
+    known["warnings"] = parts.health.sentences
     write_json_atomically(folder.manifest, {**known, COMPLETE: True})

@@ -131,7 +131,7 @@ def _measured(method: Method, groups: Groups, loss: Tensor, weight: Tensor) -> d
         "margin/mean": margin,
         "margin/positive": (margin > 0).float() + 0.5 * (margin == 0).float(),
         "gradient/factor": factor,
-        "gradient/saturated": (factor < 0.005).float(),
+        "gradient/saturated": torch.where(factor.isnan(), torch.nan, (factor < 0.005).float()),
         "weight/mean": weight,
     }
     if groups.log_reference is not None:
@@ -160,6 +160,8 @@ def preference_margin(shape: Shape, groups: Groups) -> Float[Tensor, " B"]:
         assert groups.score is not None
         return groups.score[:, 0] * log_ratio[:, 0]
     winner, loser = winner_and_loser(shape, groups, log_ratio)
+    if shape is Shape.PAIR and groups.score is not None:
+        return torch.where(groups.score[:, 0] == groups.score[:, 1], 0.0, winner - loser)
     return winner - loser
 
 
@@ -167,7 +169,8 @@ def gradient_factor(objective: Objective, groups: Groups) -> Float[Tensor, " B"]
     """Pull of the objective on the best candidate, relative to its pull at rest, times 0.5.
 
     At rest the policy equals the reference (without a reference: all candidates are alike). For the logistic
-    loss this is sigmoid(-beta * margin): 0.5 at rest, 0 for a pair that is learnt, 1 for one that is wrong.
+    loss this is sigmoid(-beta * margin): 0.5 at rest, 0 for a pair that is learnt, 1 for a wrong one. NaN
+    for a group that never pulls, such as a tie.
     """
     resting = groups.detach()
     equal = resting.log_policy.mean(1, keepdim=True).expand_as(resting.log_policy)
@@ -176,7 +179,8 @@ def gradient_factor(objective: Objective, groups: Groups) -> Float[Tensor, " B"]
         assert whole.log_reference is not None
         resting = replace(resting, whole=replace(whole, log_policy=whole.log_reference))
     now = _pull(objective, replace(groups.detach(), whole=groups.whole))
-    return 0.5 * now / _pull(objective, resting).clamp(min=1e-12)
+    at_rest = _pull(objective, resting)
+    return torch.where(at_rest > 0, 0.5 * now / at_rest, torch.nan)
 
 
 def _pull(objective: Objective, groups: Groups) -> Float[Tensor, " B"]:

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from penchant.errors import ModelError
@@ -59,6 +59,13 @@ def continue_lora(network: Any, folder: Path) -> None:
             f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
         )
     try:
+        with safe_open(path, framework="pt") as file:
+            foreign = sorted(key for key in file.keys() if not key.startswith("unet."))  # noqa: SIM118
+        if foreign:
+            raise ModelError(
+                f"training.lora.start_from: {path} also adapts other parts than the UNet, for example "
+                f"{foreign[0]!r}; they would be lost. Give a LoRA of the UNet alone."
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # two are meant
             for name in (START, POLICY):

@@ -27,6 +27,7 @@ def auto_beta(
     accelerator: Accelerator,
     gradient_factor: float,
     probe_steps: int,
+    max_grad_norm: float,
     where: str,
 ) -> float:
     """Find beta from a short probe of real training steps, which are then undone.
@@ -43,6 +44,7 @@ def auto_beta(
         accelerator: Device and processes.
         gradient_factor: Aim, in (0, 0.5).
         probe_steps: Steps of the probe.
+        max_grad_norm: The gradient is scaled down to this norm, as in the run.
         where: Name of the run file, for messages.
 
     Returns:
@@ -53,12 +55,14 @@ def auto_beta(
             f"{where}: objective.beta: `auto` is defined for the logistic objective, "
             f"got {type(method.objective).__name__}. Give beta a number."
         )
+    method = replace(method, terms=())  # a term keeps its own scale and would drown the probe
     trained = [p for p in network.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     margins = []
     for number in range(probe_steps):
         outputs = accumulate(method, models, network, source(number), accelerator)
         margins.append(aggregate(outputs, accelerator)["margin/mean"])
+        accelerator.clip_grad_norm_(trained, max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():

@@ -34,8 +34,11 @@ class MetricsFile:
         if step and path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be written ({error.strerror}). Make room.") from error
 
     def before_update(self, record: Record) -> None:
         """Nothing to do."""

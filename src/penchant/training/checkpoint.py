@@ -147,7 +147,9 @@ def load(state: TrainState, place: Path) -> None:
 
 @final
 class Checkpointer:
-    """Callback: a checkpoint every so many steps and at the end; keeps the newest few.
+    """Callback: a checkpoint every so many steps and at the end.
+
+    Keeps the newest few, and the newest from before the first warning of the guards.
 
     Args:
         state: What to store.
@@ -180,9 +182,15 @@ class Checkpointer:
             return
         place = save(self.state, self.folder)
         reached = [other for other in sorted(self.folder.glob("step-*")) if other.name <= place.name]
+        kept = {*reached[-self.keep :], *self._last_good(reached)}
         for other in self.folder.glob("*step-*"):  # later and partial ones are leftovers of a killed run
-            if other not in reached[-self.keep :]:
+            if other not in kept:
                 shutil.rmtree(other)
+
+    def _last_good(self, places: list[Path]) -> list[Path]:
+        """The newest checkpoint from before the first warning of the guards."""
+        first = None if self.state.health is None else self.state.health.first_warning
+        return [] if first is None else [p for p in places if int(p.name.split("-")[1]) < first][-1:]
 
 
 def _tensors(state: TrainState) -> Iterator[tuple[str, dict[str, Tensor]]]:

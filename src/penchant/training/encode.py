@@ -62,9 +62,10 @@ def _groups(example: Example, shape: Shape) -> Iterable[Group]:
             yield Group(
                 id=f"{example.id}/{number}", prompt=example.prompt, candidates=[candidate], score=[label]
             )
-    elif example.preference is not None and len(set(example.preference)) > 1:
+    elif len(example.candidates) > 1:
         candidates, score = as_ranked(example)
-        yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
+        if len(set(score)) > 1:
+            yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
 
 
 def encode(

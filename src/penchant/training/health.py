@@ -39,6 +39,8 @@ class Health:
         self.means: dict[str, float] = {}
         self.warned: dict[str, int] = {}
         self.dead = 0
+        self.first_warning: int | None = None
+        self.sentences: list[str] = []
 
     def before_update(self, record: Record) -> None:
         """Stop before a broken gradient reaches the weights."""
@@ -83,11 +85,18 @@ class Health:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to judge as this one would."""
-        return {"means": self.means, "warned": self.warned, "dead": self.dead}
+        return {
+            "means": self.means,
+            "warned": self.warned,
+            "dead": self.dead,
+            "first_warning": self.first_warning,
+            "sentences": self.sentences,
+        }
 
     def load(self, stored: dict[str, Any]) -> None:
         """Put a stored state back."""
         self.means, self.warned, self.dead = stored["means"], stored["warned"], stored["dead"]
+        self.first_warning, self.sentences = stored["first_warning"], stored["sentences"]
 
     def _guard_winners(self, record: Record) -> None:
         rise = self.means.get("error/winner_change")
@@ -112,4 +121,6 @@ class Health:
     def _warn(self, step: int, kind: str, sentence: str) -> None:
         if step - self.warned.get(kind, -10 * self.window) > 5 * self.window:
             logger.warning("step %d: %s", step, sentence)
+            self.sentences.append(f"step {step}: {sentence}")
+            self.first_warning = self.first_warning or step
         self.warned[kind] = step

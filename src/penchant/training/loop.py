@@ -190,20 +190,20 @@ def aggregate(outputs: Sequence[StepOutput], accelerator: Accelerator) -> dict[s
     def everywhere(pieces: Sequence[Tensor]) -> Tensor:
         whole = accelerator.gather(torch.cat(list(pieces)).contiguous())
         assert isinstance(whole, Tensor)
-        return whole.double().cpu()
+        return whole.cpu().double()
 
     measured = {name: everywhere([o.measured[name] for o in outputs]) for name in outputs[0].measured}
-    metrics = {name: _mean(values) for name, values in measured.items()}
+    metrics = {name: _mean(name, values) for name, values in measured.items()}
     times = [output.time for output in outputs if output.time is not None]
     if times:
         quarter = (everywhere(times) * 4).long().clamp(0, 3)
         for name in BUCKETED:
             for bucket in range(4) if name in measured else ():
-                metrics[f"{name}/t{bucket}"] = _mean(measured[name][quarter == bucket])
+                metrics[f"{name}/t{bucket}"] = _mean(name, measured[name][quarter == bucket])
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _mean(values: Tensor) -> float | None:
-    """Mean of the groups that have this number; None if none has."""
-    known = values[~values.isnan()]
+def _mean(name: str, values: Tensor) -> float | None:
+    """Mean of the groups that have this number; None if none has. A loss that is not a number stays one."""
+    known = values if name in ("loss", "margin/mean") else values[~values.isnan()]
     return float(known.mean()) if len(known) else None

@@ -96,6 +96,11 @@ def self_check(
 
 
 def _require_sound(check: SelfCheck, method: Method) -> None:
+    if not math.isfinite(check.loss) or not math.isfinite(check.gradient_norm):
+        raise TrainingStopped(
+            f"self-check: the loss is {check.loss} and the gradient norm {check.gradient_norm}: not a "
+            "number. Usual causes: images, scores or weights that are not finite."
+        )
     if check.margin:
         raise TrainingStopped(
             f"self-check: policy and reference differ before the first step, margin {check.margin:g} instead "

@@ -5,6 +5,7 @@ Axes: N examples, U prompts, F mirrored variants (1 or 2), K candidates, D = C H
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, final
 
 import torch
@@ -125,12 +126,13 @@ class StoredSource:
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.process, self.num_processes = process, num_processes
         self.steps_per_epoch = len(examples.ids) // batch_size
+        self._order = lru_cache(maxsize=2)(self._order_of)
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         draws = Randomness(run=self.seed, epoch=epoch)
-        order = draws.permutation(len(self.examples.ids), "order")
+        order = self._order(epoch)
         rows = order[position * self.batch_size : (position + 1) * self.batch_size]
         share = rows[self.process :: self.num_processes]
         pieces = [share[i : i + self.micro_batch_size] for i in range(0, len(share), self.micro_batch_size)]
@@ -138,3 +140,6 @@ class StoredSource:
             self.examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces
         )
         return GlobalBatch(micro=micro, draws=draws, epoch=epoch, size=len(rows))
+
+    def _order_of(self, epoch: int) -> list[int]:
+        return Randomness(run=self.seed, epoch=epoch).permutation(len(self.examples.ids), "order")

@@ -14,7 +14,9 @@ D3PO = {
     "objective": {},
     "ratio": {"sampler": {"num_steps": 3, "guidance": 2.0}},
     "online": {"reward": "compressibility", "prompts_per_step": 3},
+    "training.batch_size": small.REMOVED,
     "training.micro_batch_size": small.REMOVED,
+    "training.heldout_every": small.REMOVED,
 }
 
 

@@ -67,8 +67,8 @@ class WinnerKept:
 
 
 def _winner(groups: Groups, values: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-    """The value of column 0, or 0 where column 0 is an undesirable sample."""
+    """The value of column 0, or 0 where a single sample is undesirable."""
     first = at_least_float32(values[:, 0])
-    if groups.score is None:
+    if groups.score is None or groups.score.shape[1] > 1:
         return first
     return torch.where(groups.score[:, 0] < 0, 0.0, first)
