@@ -1,6 +1,6 @@
 """Write docs/images/before-after.png from the samples of a run: base above, tuned below, equal seeds.
 
-    .venv/bin/python docs/figures/before_after.py runs/demo
+.venv/bin/python docs/figures/before_after.py runs/demo
 """
 
 import json

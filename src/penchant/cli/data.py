@@ -74,7 +74,9 @@ def build(
 def split(
     file: File,
     out: Out,
-    shares: Annotated[str, typer.Option(help="Share of the prompts by split.")] = "train=0.8,validation=0.1,test=0.1",
+    shares: Annotated[
+        str, typer.Option(help="Share of the prompts by split.")
+    ] = "train=0.8,validation=0.1,test=0.1",
     key: Annotated[str, typer.Option(help="Another key makes another split.")] = "penchant",
     overwrite: Overwrite = False,
 ) -> None:
