@@ -24,7 +24,7 @@ STEPS, GUIDANCE = 20, 2.0
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The exported folder in float32, without progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
