@@ -181,7 +181,7 @@ def test_a_file_may_be_split_in_place(pairs):
     before = [example.id for example in store.read(path)]
     run("split", path, path, "--overwrite")
     assert [example.id for example in store.read(path)] == before
-    assert {header.split for header in store.read(path).headers} == {"train", "test"}
+    assert {header.split for header in store.read(path).headers} == {"train", "validation", "test"}
 
 
 def test_shares_in_another_form_are_refused(pairs, tmp_path):
