@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 METRICS: Final[Mapping[str, str]] = {
-    "loss": "nats; mean over the global batch",
+    "loss": "nats; mean over the global batch of weight times objective, plus terms",
+    "loss/objective": "nats; the preference objective alone, without weight and terms",
     "margin/mean": "log-ratio of the best candidate minus the worst, in nats (unary: label times log-ratio)",
     "margin/positive": "implicit accuracy: share of groups with margin > 0, ties 0.5",
     "log_ratio/winner": "log policy - log reference of the best candidate, in nats",

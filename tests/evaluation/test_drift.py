@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from penchant.evaluation.drift import (
+    PairedImages,
     colour_entropy,
     contrast,
     diversity_between_seeds,
@@ -94,7 +95,8 @@ def test_one_line_of_the_panel_worked_by_hand():
 
 def test_the_panel_of_equal_images_has_no_change():
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    panel = drift_panel(images, images, list("aabbcc"), caption_match=([1.0] * 6, [1.0] * 6))
+    pairs = PairedImages(base=images, tuned=images, prompts=list("aabbcc"))
+    panel = drift_panel(pairs, caption_match=([1.0] * 6, [1.0] * 6))
     assert [line.name for line in panel] == [
         "saturation",
         "contrast",
@@ -112,8 +114,8 @@ def test_the_panel_swaps_sign_with_its_sides_and_leaves_out_what_it_cannot_measu
     base, tuned = torch.rand(2, 40, 3, 8, 8, generator=generator)
     tuned = tuned**2
     names = [f"{i}" for i in range(40)]
-    forward = drift_panel(base, tuned, names, preferred=base[:3])
-    backward = drift_panel(tuned, base, names)
+    forward = drift_panel(PairedImages(base=base, tuned=tuned, prompts=names), preferred=base[:3])
+    backward = drift_panel(PairedImages(base=tuned, tuned=base, prompts=names))
     assert len(forward) == 5  # one seed per prompt and no caption scorer
     for there, back in zip(forward, backward, strict=True):
         assert there.difference == pytest.approx(-back.difference)
@@ -125,4 +127,22 @@ def test_the_panel_swaps_sign_with_its_sides_and_leaves_out_what_it_cannot_measu
 
 def test_sides_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="need the same shape"):
-        drift_panel(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), ["a", "b"])
+        drift_panel(
+            PairedImages(
+                base=torch.zeros(2, 3, 8, 8), tuned=torch.zeros(1, 3, 8, 8), prompts=["a", "b"]
+            )
+        )
+
+
+def test_further_seeds_are_read_by_the_diversity_alone():
+    generator = torch.Generator().manual_seed(0)
+    base, tuned, second_base = torch.rand(3, 4, 3, 8, 8, generator=generator)
+    pairs = PairedImages(base=base, tuned=tuned, prompts=list("abcd"))
+    alone = drift_panel(pairs)
+    further = PairedImages(base=second_base[:2], tuned=tuned[:2], prompts=["a", "b"])
+    panel = drift_panel(pairs, more_seeds=further)
+    assert panel[:-1] == alone
+    assert panel[-1].name == "diversity between seeds"
+    expected = ((base[:2] - second_base[:2]) ** 2).mean((1, 2, 3)).sqrt().mean().item()
+    assert panel[-1].base == pytest.approx(expected, rel=1e-5)
+    assert panel[-1].tuned == 0

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from penchant.errors import DataError, RunFolderError
-from penchant.evaluation.comparison import PairedImages, compare
+from penchant.evaluation.comparison import compare
+from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, read_results, write_results
 from penchant.rewards.colourfulness import Colourfulness
 from penchant.rewards.compressibility import Compressibility

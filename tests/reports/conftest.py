@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from penchant.evaluation.comparison import PairedImages, compare
+from penchant.evaluation.comparison import compare
+from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
 from penchant.rewards.colourfulness import Colourfulness
 from penchant.rewards.compressibility import Compressibility

@@ -1,6 +1,7 @@
 """What the first batch must show, and what is said if it does not."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_a_dead_gradient_is_named(options):
     )
 
 
+def test_form_l2_starts_with_a_term_that_moves_it_and_its_objective_is_still_log_2(options):
+    ratio, term = {"kind": "drift-from-reference"}, {"kind": "winner-likelihood", "coefficient": 3.0}
+    checked = check(small.assembled(options(ratio=ratio, experimental=True, terms=[term])))
+    assert checked.gradient_norm > 0
+    assert checked.margin == 0
+    assert checked.objective == pytest.approx(math.log(2), abs=1e-6)
+    assert checked.loss > checked.objective + 0.01  # half of three times the winners' error
+    assert "(its objective 0.6931, the rest weights and terms)" in checked.lines()[0]
+
+
 def test_nothing_that_trains_is_named(parts):
     parts.bare.requires_grad_(False)
     reference = dataclasses.replace(parts.models.reference.denoiser)
@@ -85,8 +96,8 @@ def test_a_loss_that_is_not_log_2_is_named(parts):
 
     real = module.aggregate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "aggregate", lambda *args: real(*args) | {"loss": 0.5})
+        patch.setattr(module, "aggregate", lambda *args: real(*args) | {"loss/objective": 0.5})
         with pytest.raises(
-            TrainingStopped, match=r"^self-check: the loss is 0.500000 instead of log 2 = 0.693147"
+            TrainingStopped, match=r"^self-check: the objective is 0.500000, not log 2 = 0.693147"
         ):
             check(parts)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from penchant.evaluation.drift import Features, drift_panel, pixel_features
+from penchant.evaluation.drift import Features, PairedImages, drift_panel, pixel_features
 from penchant.evaluation.flags import Thresholds, find_flags
 from penchant.evaluation.intervals import mean_estimate
 from penchant.evaluation.results import (
@@ -25,16 +25,6 @@ from penchant.evaluation.results import (
 )
 from penchant.evaluation.winrate import effect_size, share, win_rate
 from penchant.protocols import Reward
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedImages:
-    """Images of both models; row i of both has the same prompt and the same seed. Values in [0, 1]."""
-
-    base: Float[Tensor, "N 3 H W"]
-    tuned: Float[Tensor, "N 3 H W"]
-    prompts: Sequence[str]
 
 
 def compare_score(
@@ -68,6 +58,7 @@ def compare(
     preferred_labels: tuple[Sequence[bool] | Tensor, Sequence[bool] | Tensor] | None = None,
     caption_match: Reward | None = None,
     preferred_images: Float[Tensor, "M 3 H W"] | None = None,
+    more_seeds: PairedImages | None = None,
     features: Features = pixel_features,
     timings: Mapping[str, float] | None = None,
     peak_memory: int | None = None,
@@ -84,6 +75,7 @@ def compare(
         preferred_labels: Per base and per tuned image, whether it shows what the data prefers.
         caption_match: Score of image and prompt, in points; also one of the untrained metrics.
         preferred_images: Preferred images of the training data, the goal of the drift panel.
+        more_seeds: Further seeds of some of the prompts; read by the diversity between seeds alone.
         features: Space in which the diversity between seeds is measured.
         timings: Seconds by name, to be stored.
         peak_memory: Bytes, to be stored.
@@ -105,9 +97,8 @@ def compare(
     if preferred_labels is not None:
         shares = tuple(share(labels, prompts=prompts) for labels in preferred_labels)
     panel = drift_panel(
-        pairs.base,
-        pairs.tuned,
-        prompts,
+        pairs,
+        more_seeds=more_seeds,
         caption_match=None if captions is None else (captions[0], captions[1]),
         preferred=preferred_images,
         features=features,

@@ -81,6 +81,16 @@ def spectrum_slope(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
     return ((mean_power.clamp_min(_POWER_FLOOR).log() * x).sum(dim=1) / x.square().sum()).float()
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedImages:
+    """Images of both models; row i of both has the same prompt and the same seed. Values in [0, 1]."""
+
+    base: Float[Tensor, "N 3 H W"]
+    tuned: Float[Tensor, "N 3 H W"]
+    prompts: Sequence[str]
+
+
 Features = Callable[[Float[Tensor, "N 3 H W"]], Float[Tensor, "N D"]]
 
 
@@ -186,10 +196,9 @@ def drift_measure(
 
 
 def drift_panel(
-    base: Float[Tensor, "N 3 H W"],
-    tuned: Float[Tensor, "N 3 H W"],
-    prompts: Sequence[str],
+    pairs: PairedImages,
     *,
+    more_seeds: PairedImages | None = None,
     caption_match: tuple[ArrayLike, ArrayLike] | None = None,
     preferred: Float[Tensor, "M 3 H W"] | None = None,
     features: Features = pixel_features,
@@ -198,14 +207,14 @@ def drift_panel(
     """All measures on paired images.
 
     Args:
-        base: Images of the base model, values in [0, 1].
-        tuned: Images of the tuned model; image i has the prompt and the seed of base image i.
-        prompts: Prompt of each image.
+        pairs: The images.
+        more_seeds: Further seeds of some of the prompts; read by the diversity between seeds alone.
         caption_match: Caption match of each base and each tuned image, in points.
         preferred: Preferred images of the training data: a change towards their mean is what was asked for.
         features: Space of the diversity between seeds; the line is left out if every prompt has one image.
         seed: Key of the bootstrap.
     """
+    base, tuned, prompts = pairs.base, pairs.tuned, pairs.prompts
     if base.shape != tuned.shape:
         raise ValueError(f"base and tuned images: need the same shape, got {base.shape} and {tuned.shape}")
     panel = []
@@ -213,7 +222,11 @@ def drift_panel(
         goal = None if preferred is None else float(_in_chunks(preferred, measure).double().mean())
         values = [_in_chunks(images, measure).double().numpy() for images in (base, tuned)]
         panel.append(drift_measure(name, unit, *values, prompts=prompts, preferred=goal, seed=seed))
-    spread = [diversity_between_seeds(images, prompts, features=features) for images in (base, tuned)]
+    sides, names = [base, tuned], [*prompts]
+    if more_seeds is not None:
+        sides = [torch.cat([base, more_seeds.base]), torch.cat([tuned, more_seeds.tuned])]
+        names += more_seeds.prompts
+    spread = [diversity_between_seeds(images, names, features=features) for images in sides]
     if len(spread[0]):
         panel.append(drift_measure(DIVERSITY, "mean distance", *spread, seed=seed))
     if caption_match is not None:

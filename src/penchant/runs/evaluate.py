@@ -19,7 +19,8 @@ from penchant import families, rewards
 from penchant.data.images import decode_candidate, prepare
 from penchant.data.rows import as_pairs
 from penchant.errors import ConfigError, RunFolderError
-from penchant.evaluation.comparison import PairedImages, compare
+from penchant.evaluation.comparison import compare
+from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
 from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
@@ -48,12 +49,17 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
     where = str(folder.run_file)
     suite = suite_of(run, where=where)
     requests = requests_for(suite.prompts, seeds_per_prompt=run.evaluation.seeds_per_prompt, seed=run.seed)
+    further = _second_seeds(run, suite)
     started = time.perf_counter()
-    base, tuned = sampled(folder, run, requests, console)
+    base, tuned = sampled(folder, run, [*requests, *further], console)
     shutil.rmtree(folder.samples, ignore_errors=True)  # those of an earlier evaluation
-    write_pairs(folder.samples, requests, base, tuned)
+    write_pairs(folder.samples, [*requests, *further], base, tuned)
     sampled_at = time.perf_counter()
-    results = _compared(run, suite, requests, base, tuned, where)
+    judged, more = (
+        PairedImages(base=base[part], tuned=tuned[part], prompts=[request.prompt for request in asked])
+        for part, asked in ((slice(len(requests)), requests), (slice(len(requests), None), further))
+    )
+    results = _compared(run, suite, judged, more, where)
     trained = json.loads(folder.manifest.read_text(encoding="utf-8"))
     timings = {
         "training_s": trained["training_s"],
@@ -146,15 +152,23 @@ def sampled(
     return images[0], images[1]
 
 
+def _second_seeds(run: RunFile, suite: PromptSuite) -> list[Request]:
+    """A second seed of some prompts, for the diversity between seeds alone; none if all have several."""
+    e = run.evaluation
+    if e.seeds_per_prompt > 1:
+        return []
+    return requests_for(suite.prompts[: e.diversity_prompts], seeds_per_prompt=2, seed=run.seed)[1::2]
+
+
 def _compared(
-    run: RunFile, suite: PromptSuite, requests: list[Request], base: Tensor, tuned: Tensor, where: str
+    run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, where: str
 ) -> Results:
     e = run.evaluation
     known = {name: rewards.catalog.get(name, where=f"{where}: evaluation.scores") for name in e.scores}
     metric = metric_of(run, where=where)
     captions: Reward | None = known.get(CAPTION_MATCH)
     others = [reward for name, reward in known.items() if name not in (metric.name, CAPTION_MATCH)]
-    labels = (metric.labels(base), metric.labels(tuned)) if isinstance(metric, Style) else None
+    labels = (metric.labels(judged.base), metric.labels(judged.tuned)) if isinstance(metric, Style) else None
     manifest = EvaluationManifest(
         metric=metric.name,
         unit=metric.unit,
@@ -169,14 +183,15 @@ def _compared(
         tie_margin=0.0,
     )
     return compare(
-        PairedImages(base=base, tuned=tuned, prompts=[request.prompt for request in requests]),
+        judged,
         manifest=manifest,
         metric=metric,
         descriptions=others,
         preferred_labels=labels,
         caption_match=captions,
         features=perceptual_features,
-        preferred_images=_preferred_images(run, base.shape[-1], where),
+        preferred_images=_preferred_images(run, judged.base.shape[-1], where),
+        more_seeds=more,
     )
 
 
@@ -188,6 +203,21 @@ def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
         return None
     images = [prepare([decode_candidate(winner)], size=size) for winner in winners]
     return torch.cat(images) / 2 + 0.5
+
+
+def require_known_names(run: RunFile, *, where: str) -> None:
+    """Refuse an evaluation section that could not be carried out, before hours of training.
+
+    Raises:
+        ConfigError: An unknown reward, or the metric is the one that training aims at.
+        DataError: The file of prompts cannot be read.
+    """
+    for name in run.evaluation.scores:
+        rewards.catalog.get(name, where=f"{where}: evaluation.scores")
+    if run.evaluation.metric is not None:
+        metric_of(run, where=where)
+    if run.evaluation.prompts != HELD_OUT:
+        read_suite(Path(run.evaluation.prompts))
 
 
 def metric_of(run: RunFile, *, where: str) -> Reward:

@@ -227,6 +227,12 @@ class Evaluation(_Section):
         default=None, ge=1, description="The first so many prompts; null takes all."
     )
     seeds_per_prompt: int = Field(default=1, ge=1, description="Images per prompt and model.")
+    diversity_prompts: int = Field(
+        default=16,
+        ge=0,
+        description="With one seed per prompt: the first so many prompts get a second seed, by which the drift "
+        "panel measures the diversity between seeds.",
+    )
     num_steps: int = Field(default=20, ge=1, description="Denoising steps of the sampler.")
     guidance: float = Field(
         default=3.0, ge=1, description="Scale of classifier-free guidance; 1 is unguided."

@@ -118,16 +118,19 @@ def step(
         loss = loss + term(models, batch, groups, draws)
     return StepOutput(
         loss=loss.mean(),
-        measured=_measured(method, groups, loss.detach(), weight),
+        measured=_measured(method, groups, weight, loss=loss.detach(), objective=objective.detach()),
         time=groups.time,
     )
 
 
-def _measured(method: Method, groups: Groups, loss: Tensor, weight: Tensor) -> dict[str, Tensor]:
+def _measured(
+    method: Method, groups: Groups, weight: Tensor, *, loss: Tensor, objective: Tensor
+) -> dict[str, Tensor]:
     margin = preference_margin(method.shape, groups.detach())
     factor = gradient_factor(method.objective, groups)
     measured = {
         "loss": loss,
+        "loss/objective": objective,
         "margin/mean": margin,
         "margin/positive": (margin > 0).float() + 0.5 * (margin == 0).float(),
         "gradient/factor": factor,

@@ -187,20 +187,24 @@ BUCKETED = (
 def aggregate(outputs: Sequence[StepOutput], accelerator: Accelerator) -> dict[str, float]:
     """Exact means over the groups of all pieces and processes, and by quarter of the noise scale."""
 
-    def everywhere(pieces: Sequence[Tensor]) -> Tensor:
-        whole = accelerator.gather(torch.cat(list(pieces)).contiguous())
-        assert isinstance(whole, Tensor)
-        return whole.cpu().double()
-
-    measured = {name: everywhere([o.measured[name] for o in outputs]) for name in outputs[0].measured}
+    columns = [_columns(output) for output in outputs]
+    table = torch.cat([torch.stack(list(part.values()), 1) for part in columns])
+    whole = accelerator.gather(table.contiguous())  # one exchange and one copy for all numbers
+    assert isinstance(whole, Tensor)
+    measured = dict(zip(columns[0], whole.cpu().double().unbind(1), strict=True))
+    time = measured.pop("time", None)
     metrics = {name: _mean(name, values) for name, values in measured.items()}
-    times = [output.time for output in outputs if output.time is not None]
-    if times:
-        quarter = (everywhere(times) * 4).long().clamp(0, 3)
+    if time is not None:
+        quarter = (time * 4).long().clamp(0, 3)
         for name in BUCKETED:
             for bucket in range(4) if name in measured else ():
                 metrics[f"{name}/t{bucket}"] = _mean(name, measured[name][quarter == bucket])
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _columns(output: StepOutput) -> dict[str, Tensor]:
+    """The numbers of each group, with its place on the noise scale if it has one."""
+    return output.measured if output.time is None else {**output.measured, "time": output.time.float()}
 
 
 def _mean(name: str, values: Tensor) -> float | None:

@@ -12,7 +12,6 @@ from penchant.errors import TrainingStopped
 from penchant.protocols import Models
 from penchant.slots.compose import Method
 from penchant.slots.objectives.pairwise import Logistic
-from penchant.slots.weights.uniform import Uniform
 from penchant.training.loop import accumulate, aggregate
 from penchant.training.source import GlobalBatch
 
@@ -23,7 +22,8 @@ class SelfCheck:
     """What the first batch shows before any step.
 
     Attributes:
-        loss: Of the whole global batch, terms included.
+        loss: Of the whole global batch, weights and terms included.
+        objective: The objective alone; log 2 for a logistic one.
         margin: Largest |margin| of a group; exactly 0 at policy = reference.
         gradient_norm: Before clipping; > 0.
         trainable: Parameters that train.
@@ -34,6 +34,7 @@ class SelfCheck:
     """
 
     loss: float
+    objective: float
     margin: float | None
     gradient_norm: float
     trainable: int
@@ -45,8 +46,11 @@ class SelfCheck:
     def lines(self) -> list[str]:
         """The check as a person reads it."""
         margin = "no reference" if self.margin is None else f"{self.margin:g}"
+        loss = f"loss {self.loss:.4f}"
+        if f"{self.loss:.4f}" != f"{self.objective:.4f}":
+            loss += f" (its objective {self.objective:.4f}, the rest weights and terms)"
         return [
-            f"loss {self.loss:.4f}, margin {margin}, gradient norm {self.gradient_norm:.3g}",
+            f"{loss}, margin {margin}, gradient norm {self.gradient_norm:.3g}",
             f"{self.trainable:,} of {self.parameters:,} parameters train "
             f"({self.trainable / self.parameters:.2%})",
             f"learning rate {self.learning_rate:g} (as given, not scaled), {self.batch_size} groups per "
@@ -83,6 +87,7 @@ def self_check(
         margin = max(output.measured["margin/mean"].abs().max().item() for output in outputs)
     check = SelfCheck(
         loss=metrics["loss"],
+        objective=metrics["loss/objective"],
         margin=margin,
         gradient_norm=float(norm if norm is not None else 0.0),
         trainable=sum(p.numel() for p in trained),
@@ -106,9 +111,8 @@ def _require_sound(check: SelfCheck, method: Method) -> None:
             f"self-check: policy and reference differ before the first step, margin {check.margin:g} instead "
             "of 0. Usual causes: dropout that is on, or a reference in another precision."
         )
-    plain = isinstance(method.objective, Logistic) and isinstance(method.weight, Uniform)
-    if plain and not method.terms and abs(check.loss - math.log(2)) > 1e-5:
-        raise TrainingStopped(f"self-check: the loss is {check.loss:.6f} instead of log 2 = 0.693147.")
+    if isinstance(method.objective, Logistic) and abs(check.objective - math.log(2)) > 1e-5:
+        raise TrainingStopped(f"self-check: the objective is {check.objective:.6f}, not log 2 = 0.693147.")
     if not check.gradient_norm > 0:
         raise TrainingStopped(
             "self-check: the gradient is exactly 0. Usual causes: identical images in every pair, or a form "

@@ -197,6 +197,9 @@ def test_drift_is_the_squared_distance_of_the_outputs():
     minus = DriftFromReference(sign="printed_minus")(models, batch, DRAWS)
     torch.testing.assert_close(plus.log_ratio, 0.5 * torch.tensor([[0.004, 0.002]]).double())
     torch.testing.assert_close(minus.log_ratio, -plus.log_ratio)
+    plain = Denoising()(models, batch, DRAWS)
+    torch.testing.assert_close(plus.log_policy, plain.log_policy)  # what the likelihood term reads
+    torch.testing.assert_close(plus.error_reference, plain.error_reference)
     summed = DriftFromReference(reduction="sum", scale=1.0)(models, batch, DRAWS)
     torch.testing.assert_close(summed.log_ratio, 16 * plus.log_ratio)
 

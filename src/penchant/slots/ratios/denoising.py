@@ -90,11 +90,13 @@ class Denoising:
 class DriftFromReference:
     r"""Form L2 of Diffusion-DPO: the policy's distance from the reference, EXPERIMENTAL.
 
-    log_ratio = +-scale * err,  err = reduce over C H W of (prediction_theta - prediction_ref)^2
+    log_ratio = +-scale * drift,  drift = reduce over C H W of (prediction_theta - prediction_ref)^2
+    log_policy = -scale * err_theta,  log_reference = log_policy - log_ratio
 
     The derivation in the paper's supplement leads to the plus sign, its printed last line has the minus; the
     two are inconsistent and no official code exists (UNVERIFIED). The gradient is exactly 0 at
-    policy = reference, so training cannot start from the reference without something else that moves it.
+    policy = reference, so training cannot start from the reference without something else that moves it,
+    such as the term `winner-likelihood`: that one reads the policy's own denoising error, as with Denoising.
 
     Attributes:
         sign: `derived_plus` rewards moving away from the reference on winners; `printed_minus` the opposite.
@@ -123,17 +125,21 @@ class DriftFromReference:
     def __call__(self, models: Models, batch: LatentBatch, draws: Randomness) -> Groups:
         """Log policy and log reference of every candidate."""
         point = NoisyPoint.draw(models.policy, batch, draws, shared_noise=self.shared_noise)
+        target = at_least_float32(models.policy.process.target(point.clean, point.noise, point.timestep))
         with torch.no_grad():
             assert models.reference is not None, "compose gives a reference to all that read a ratio"
             anchor = at_least_float32(models.reference(point.noisy, point.timestep, point.condition))
         output = at_least_float32(models.policy(point.noisy, point.timestep, point.condition))
         drift = point.grouped(_reduce((output - anchor) ** 2, self.reduction))
+        error = point.grouped(_reduce((output - target) ** 2, self.reduction))
         sign = 1.0 if self.sign == "derived_plus" else -1.0
         return Groups(
-            log_policy=sign * self.scale * drift,
-            log_reference=torch.zeros_like(drift),
+            log_policy=-self.scale * error,
+            log_reference=-self.scale * error - sign * self.scale * drift,
             score=batch.score,
             valid=batch.valid,
+            error=error,
+            error_reference=point.grouped(_reduce((anchor - target) ** 2, self.reduction)),
             log_snr=point.log_snr,
             time=point.time,
         )
