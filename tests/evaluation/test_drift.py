@@ -128,9 +128,7 @@ def test_the_panel_swaps_sign_with_its_sides_and_leaves_out_what_it_cannot_measu
 def test_sides_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="need the same shape"):
         drift_panel(
-            PairedImages(
-                base=torch.zeros(2, 3, 8, 8), tuned=torch.zeros(1, 3, 8, 8), prompts=["a", "b"]
-            )
+            PairedImages(base=torch.zeros(2, 3, 8, 8), tuned=torch.zeros(1, 3, 8, 8), prompts=["a", "b"])
         )
 
 

@@ -10,14 +10,25 @@ def explain(run_file: RunPath, assignments: Assignments = None) -> None:
     run = load(run_file, assignments or ())
 
     import yaml
+    from rich import box
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    from penchant.runs.explain import explain as explain_run  # late: torch is not loaded for a wrong run file
+    # late: torch is not loaded for a wrong run file
+    from penchant.runs.explain import explain as explain_run
+    from penchant.runs.explain import options_of
 
     found = explain_run(run, where=str(run_file))
     console = Console(highlight=False, soft_wrap=True)
     console.rule("effective run")
-    console.print(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False), markup=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("option", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("what it is")
+    for option, value, meaning in options_of(run):
+        table.add_row(Text(option), Text(value), Text(meaning))
+    console.print(table)
     console.rule("method")
     console.print(yaml.safe_dump(found.method, sort_keys=False), markup=False)
     console.rule("what it takes")

@@ -4,8 +4,6 @@ Axes: N pairs of images, 3 channels, H W pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
 
 import numpy as np
 from jaxtyping import Float

@@ -1,11 +1,14 @@
 """What a run file would do: sizes, memory and time, before anything is done."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
+import yaml
+from pydantic import BaseModel
 
 from penchant import families
 from penchant.protocols import LatentBatch, Models
@@ -31,10 +34,12 @@ class Explanation:
         trainable: Of these, how many train.
         groups: Usable groups of the training split; None for a method that samples.
         steps: Optimizer steps.
-        batch_size: Groups per step.
+        batch_size: Groups per step; for a method that samples, prompts per step.
         epochs: Passes over the data; None for a method that samples.
         weights_bytes: Denoiser, and its frozen copy if there is one.
         optimizer_bytes: Gradients and moments of what trains.
+        activation_bytes: What the backward pass of one micro-batch keeps, measured on one probe step of a few
+            groups and scaled; None if not measured.
         step_seconds: Measured on one probe step of a few groups, scaled to the batch; None if not measured.
     """
 
@@ -48,6 +53,7 @@ class Explanation:
     epochs: float | None
     weights_bytes: int
     optimizer_bytes: int
+    activation_bytes: int | None
     step_seconds: float | None
 
     @property
@@ -58,25 +64,34 @@ class Explanation:
     def lines(self) -> list[tuple[str, str]]:
         """The numbers as a person reads them: name and sentence."""
         gigabyte = 1024**3
-        seen = f"{self.steps * self.batch_size:,} groups in {self.steps:,} steps of {self.batch_size}"
-        data = "sampled from the model while it trains"
+        what, data = "prompts", "sampled from the model while it trains"
         if self.groups is not None:
+            what = "groups"
             data = f"{self.groups:,} usable groups, seen {self.epochs:.2g} times"
+        seen = f"{self.steps * self.batch_size:,} {what} in {self.steps:,} steps of {self.batch_size}"
         time_needed = "not estimated for methods that sample"
         if self.step_seconds is not None and self.training_seconds is not None:
             minutes = self.training_seconds / 60
-            time_needed = f"about {minutes:.1f} min on this machine ({self.step_seconds:.2f} s per step)"
+            time_needed = (
+                f"about {minutes:.1f} min on this machine ({self.step_seconds:.2f} s per step); estimate, "
+                f"measured on {PROBE_GROUPS} groups"
+            )
+        memory = (
+            f"{self.weights_bytes / gigabyte:.2f} GiB of weights, "
+            f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments"
+        )
+        if self.activation_bytes is not None:
+            memory += (
+                f", {self.activation_bytes / gigabyte:.2f} GiB of activations; estimate, without the "
+                "libraries and the data"
+            )
         return [
             ("model", str(self.model_folder)),
             ("trains", f"{self.trainable:,} of {self.parameters:,} parameters of the denoiser"),
             ("data", data),
             ("training", seen),
-            ("time", f"{time_needed}; estimate, measured on {PROBE_GROUPS} groups"),
-            (
-                "memory",
-                f"{self.weights_bytes / gigabyte:.2f} GiB of weights, "
-                f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments; activations on top",
-            ),
+            ("time", time_needed),
+            ("memory", memory),
         ]
 
 
@@ -95,6 +110,8 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     folder = families.resolve(run.model, where=f"{where}: model")
     data = data_of(run, run.data.train_split, where=where)
     family = families.family_of(folder).load(folder)
+    if run.training.gradient_checkpointing:
+        family.network.enable_gradient_checkpointing()
     reference = make_trainable(family.network, run, family.lora_targets)
     models = models_of(
         method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]
@@ -104,7 +121,9 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     copies = 1 if reference is family.network or not method.needs_reference else 2
     online = isinstance(method.ratio, Stepwise)
     groups = None if online else len(groups_of(data, method.shape, where=f"{where}: data.path"))
-    batch = run.training.batch_size
+    batch = run.training.batch_size if run.online is None else run.online.prompts_per_step
+    seconds, activations = (None, None) if online else _probe(method, models, family)
+    at_once = run.training.micro_batch_size or batch
     return Explanation(
         method=method_as_dict(method),
         model_folder=folder,
@@ -116,12 +135,16 @@ def explain(run: RunFile, *, where: str) -> Explanation:
         epochs=None if groups is None else run.training.steps * batch / groups,
         weights_bytes=copies * sum(p.numel() * p.element_size() for p in family.network.parameters()),
         optimizer_bytes=sum(p.numel() * 12 for p in trained),
-        step_seconds=None if online else _probe(method, models, family) * batch / PROBE_GROUPS,
+        activation_bytes=None if activations is None else activations * at_once // PROBE_GROUPS,
+        step_seconds=None if seconds is None else seconds * batch / PROBE_GROUPS,
     )
 
 
-def _probe(method: Method, models: Models, family: Any) -> float:
-    """Seconds of forward and backward of a few random groups; the first, which warms up, does not count."""
+def _probe(method: Method, models: Models, family: Any) -> tuple[float, int]:
+    """Seconds of forward and backward of a few groups, and bytes that the forward keeps for the backward.
+
+    The first pass, which warms up, does not count for the time.
+    """
     candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
     ids = tuple(str(number) for number in range(PROBE_GROUPS))
     prompt = family.encode_prompts([""])
@@ -134,9 +157,29 @@ def _probe(method: Method, models: Models, family: Any) -> float:
         },
         score=None if method.shape is Shape.PAIR else score,
     )
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
+    weights = {p.untyped_storage().data_ptr() for p in family.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step(method, models, batch, Randomness(run=0)).loss.backward()
-        seconds = time.perf_counter() - started
-    return seconds
+    started = time.perf_counter()
+    step(method, models, batch, Randomness(run=0)).loss.backward()
+    return time.perf_counter() - started, sum(kept.values())
+
+
+def options_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every option of a run file below `prefix`: its name, its value as YAML, its meaning with the unit."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from options_of(value, f"{prefix}{name}.")
+        else:
+            plain = section.model_dump(mode="json", include={name})[name]
+            text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).strip()
+            yield f"{prefix}{name}", text.removesuffix("\n..."), field.description or ""

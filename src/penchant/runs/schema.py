@@ -230,8 +230,8 @@ class Evaluation(_Section):
     diversity_prompts: int = Field(
         default=16,
         ge=0,
-        description="With one seed per prompt: the first so many prompts get a second seed, by which the drift "
-        "panel measures the diversity between seeds.",
+        description="With one seed per prompt: the first so many prompts get a second seed, by which the "
+        "drift panel measures the diversity between seeds.",
     )
     num_steps: int = Field(default=20, ge=1, description="Denoising steps of the sampler.")
     guidance: float = Field(

@@ -186,7 +186,6 @@ BUCKETED = (
 
 def aggregate(outputs: Sequence[StepOutput], accelerator: Accelerator) -> dict[str, float]:
     """Exact means over the groups of all pieces and processes, and by quarter of the noise scale."""
-
     columns = [_columns(output) for output in outputs]
     table = torch.cat([torch.stack(list(part.values()), 1) for part in columns])
     whole = accelerator.gather(table.contiguous())  # one exchange and one copy for all numbers
