@@ -107,8 +107,15 @@ def test_check_of_one_split(pairs):
     assert json.loads(run("check", path, "--split", "test", "--json").stdout)["num_rows"] == 1
 
 
+def test_check_finds_prompts_that_the_shipped_model_cuts(pairs):
+    long = "a very long prompt " * 40
+    lines = run("check", pairs(2, caption=["cat", long]), "--model", "emoji").output.splitlines()
+    assert lines[lines.index("warning: prompt cut (1)") + 1].endswith("tokens, the model reads 20")
+    assert lines[0].startswith("file ")
+
+
 def test_check_names_a_tokenizer_that_is_not_there(pairs, tmp_path):
-    assert refused("check", pairs(), "--tokenizer", tmp_path / "lost") == (
+    assert refused("check", pairs(), "--model", tmp_path / "lost") == (
         f"{tmp_path}/lost: no such folder. Give the folder of a model or of its tokenizer."
     )
 

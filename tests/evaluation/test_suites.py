@@ -7,9 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from penchant.errors import DataError
-from penchant.evaluation.suites import PromptSuite, held_out, read_suite
+from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 
 PROMPTS = ("a red fox", "two cups, \"blue\"", "ein Bär")  # fmt: skip
+
+
+def test_each_prompt_once_in_its_first_order_and_none_that_is_empty():
+    assert prompt_suite("x", ["b ", "", "a", "b"], where="w") == PromptSuite("x", ("b", "a"))
+    with pytest.raises(DataError, match="^w: no prompts, got 0"):
+        prompt_suite("x", [" "], where="w")
 
 
 def write(folder, name: str, text: str):
@@ -39,19 +45,6 @@ def test_the_hash_is_of_the_prompts_in_order_and_not_of_the_name():
     assert PromptSuite("y", ("a", "b")).hash == PromptSuite("x", ("a", "b")).hash
     assert PromptSuite("x", ("b", "a")).hash != PromptSuite("x", ("a", "b")).hash
     assert PromptSuite("x", ("a, b",)).hash != PromptSuite("x", ("a", "b")).hash
-
-
-def test_held_out_takes_one_split_and_each_caption_once():
-    rows = [
-        {"caption": "a", "split": "train"},
-        {"caption": "b", "split": "test"},
-        {"caption": "b", "split": "test"},
-        {"caption": "c", "split": "test"},
-    ]
-    assert held_out(rows) == PromptSuite("test", ("b", "c"))
-    assert held_out(rows, split="train").prompts == ("a",)
-    with pytest.raises(DataError, match="pairs.parquet: split 'validation': no prompts, got 0"):
-        held_out(rows, split="validation", where="pairs.parquet")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from penchant.data.build import build as build_examples
 from penchant.data.check import check as check_dataset
 from penchant.data.report import Report, Severity
 from penchant.data.tokens import load_tokenizer
+from penchant.families import SHIPPED, quiet
 
 app = typer.Typer(
     help="Check, build, split and convert preference data.",
@@ -34,13 +35,18 @@ def check(
     file: File,
     split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels you will train at.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a model; finds prompts it cuts.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model that ships, or its folder; finds prompts that it cuts.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows shown per kind of problem.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
     """Report on every row: images, labels, prompts, duplicates, leaks. Exit code 1 if there are errors."""
-    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
-    report = check_dataset(store.read(file, split=split), tokenizer=loaded, size=size)
+    tokenizer = None
+    if model is not None:
+        quiet()  # it would warn of the very prompts that the report lists
+        tokenizer = load_tokenizer(SHIPPED.get(model, Path(model)))
+    report = check_dataset(store.read(file, split=split), tokenizer=tokenizer, size=size)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:

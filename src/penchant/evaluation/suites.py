@@ -3,10 +3,10 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,20 +44,6 @@ def prompt_suite(name: str, prompts: Iterable[str], *, where: str) -> PromptSuit
     if not distinct:
         raise DataError(f"{where}: no prompts, got 0. Give at least one prompt that is not empty.")
     return PromptSuite(name, distinct)
-
-
-def held_out(
-    rows: Iterable[Mapping[str, Any]], *, split: str = "test", where: str = "held-out data"
-) -> PromptSuite:
-    """The captions of one split of a data set.
-
-    Args:
-        rows: Rows with the keys `caption` and `split`.
-        split: Name of the split.
-        where: Name of the data, for the error sentence.
-    """
-    prompts = [str(row["caption"]) for row in rows if row.get("split") == split]
-    return prompt_suite(split, prompts, where=f"{where}: split {split!r}")
 
 
 def read_suite(path: Path) -> PromptSuite:

@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
-import yaml
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_known_names
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
+from penchant.runs.load import dump
 from penchant.runs.manifest import manifest, model_hash, peak_memory
 from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
@@ -197,8 +197,7 @@ def _write_heads(
     run: RunFile, folder: RunFolder, parts: Assembled, started: datetime, earlier: dict[str, Any] | None
 ) -> None:
     """run.yaml and manifest.json, before the first step."""
-    text = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text_atomically(folder.run_file, text)
+    write_text_atomically(folder.run_file, dump(run))
     known = manifest(
         parts.method,
         seed=run.seed,
