@@ -24,6 +24,7 @@ MANIFEST = EvaluationManifest(
     sampler="ddim",
     num_steps=20,
     guidance_scale=4.0,
+    precision="float32",
     scorer_hash=None,
     tie_margin=0.0,
 )

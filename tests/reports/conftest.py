@@ -83,6 +83,7 @@ def results_of(base: torch.Tensor, tuned: torch.Tensor, prompts: list[str]) -> R
             sampler="ddim",
             num_steps=20,
             guidance_scale=3.0,
+            precision="float32",
             scorer_hash="e3b0c44298fc1c14",
             tie_margin=0.0,
         ),

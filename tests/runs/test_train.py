@@ -94,13 +94,15 @@ SAMPLER = Sampler(num_steps=3, guidance=3.0, eta=0.0, batch_size=16)
 REQUESTS = [Request(prompt=f"thing {number}", seed=number) for number in range(3)]
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_plain_diffusers_draws_the_images_of_the_evaluation_to_the_bit(options, tiny_model, ema):
+@pytest.mark.parametrize(("ema", "precision"), [(None, "float32"), (0.9, "bfloat16")])
+def test_plain_diffusers_draws_the_images_of_the_evaluation_to_the_bit(options, tiny_model, ema, precision):
     changes = {"training.learning_rate": 0.05, "training.lora": {"rank": 2, "alpha": 6}, "training.ema": ema}
-    folder, _ = small.train(options(**changes, **{"evaluation.num_steps": SAMPLER.num_steps}))
+    evaluation = {"evaluation.num_steps": SAMPLER.num_steps, "evaluation.precision": precision}
+    folder, _ = small.train(options(**changes, **evaluation))
     run = load(folder.run_file)
     base, tuned = sampled(folder, run, REQUESTS, Console(quiet=True))
-    plain = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    dtype = getattr(torch, precision)
+    plain = StableDiffusionPipeline.from_pretrained(tiny_model, dtype=dtype, safety_checker=None)
     plain.load_lora_weights(folder.adapter)
     assert torch.equal(draw(plain, REQUESTS, SAMPLER), tuned)
     assert not torch.equal(base, tuned)

@@ -74,6 +74,7 @@ class EvaluationManifest:
         sampler: Name of the sampler.
         num_steps: Sampling steps.
         guidance_scale: Scale of classifier-free guidance.
+        precision: Type of the weights while sampling.
         scorer_hash: Hash of the judging scorer's weights; None if no weights judge.
         tie_margin: Largest score difference that counts as a tie.
     """
@@ -87,6 +88,7 @@ class EvaluationManifest:
     sampler: str
     num_steps: int
     guidance_scale: float
+    precision: str
     scorer_hash: str | None
     tie_margin: float
 

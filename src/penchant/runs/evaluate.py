@@ -114,10 +114,7 @@ def suite_of(run: RunFile, *, where: str) -> PromptSuite:
 
 
 def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
-    """The base and the tuned model as plain diffusers pipelines.
-
-    With an adapter both are one pipeline: the second is given by `use_adapter`.
-    """
+    """The base and the tuned model as plain diffusers pipelines, on the accelerator if there is one."""
     known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
     if not known.get("complete"):
         raise RunFolderError(
@@ -125,12 +122,13 @@ def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
         )
     base_folder = families.resolve(run.model, where=f"{folder.run_file}: model")
     family = families.family_of(base_folder)
-    base = family.load_pipeline(base_folder)
-    if folder.pipeline.is_dir():
-        return base, family.load_pipeline(folder.pipeline)
-    tuned = family.load_pipeline(base_folder)
-    tuned.load_lora_weights(str(folder.adapter))
-    return base, tuned
+    tuned_folder = folder.pipeline if folder.pipeline.is_dir() else base_folder
+    dtype = getattr(torch, run.evaluation.precision)
+    base, tuned = (family.load_pipeline(place, dtype=dtype) for place in (base_folder, tuned_folder))
+    if tuned_folder == base_folder:
+        tuned.load_lora_weights(str(folder.adapter))
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    return base.to(device), tuned.to(device)
 
 
 def sampled(
@@ -179,6 +177,7 @@ def _compared(
         sampler="the model's own scheduler" + (f", eta {e.eta:g}" if e.eta else ""),
         num_steps=e.num_steps,
         guidance_scale=e.guidance,
+        precision=e.precision,
         scorer_hash=model_hash(families.SHIPPED["emoji"].with_name("emoji-scorer"))[:16],
         tie_margin=0.0,
     )

@@ -240,6 +240,10 @@ class Evaluation(_Section):
     eta: float = Field(
         default=0.0, ge=0, le=1, description="Noise of the sampler: 0 is deterministic DDIM, 1 ancestral."
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Type of the weights while sampling, as diffusers' `dtype`; float16 is for accelerators.",
+    )
     batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
     metric: str | None = Field(
         default=None,
