@@ -4,13 +4,13 @@ The latents get a little noise, as those of a diffusion model are never exact. A
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
 import checkpoint
 import torch
 import torch.nn.functional as F
+from budget import set_learning_rate
 from diffusers import AutoencoderKL
 from images import load_images
 from latents import encode_latents
@@ -58,12 +58,7 @@ def main() -> None:
     last = written = time.monotonic()
     while spent < options.minutes * 60:
         fraction = spent / (options.minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                options.learning_rate
-                * min(1, (step + 1) / 50)
-                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, fraction))))
-            )
+        set_learning_rate(optimizer, options.learning_rate, step=step, fraction=fraction)
         chosen = torch.randint(len(images), (options.batch,))
         target = images[chosen].float() / 127.5 - 1
         noisy = latents[chosen] + options.noise * torch.rand(options.batch, 1, 1, 1) * torch.randn_like(

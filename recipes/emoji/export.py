@@ -1,6 +1,7 @@
 """Put the parts together as a StableDiffusionPipeline folder in half precision."""
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def main() -> None:
     pipeline.to(torch.float16).save_pretrained(temporary, safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):  # for transformers before version 5
         shutil.copy(options.work / "tokenizer" / name, temporary / "tokenizer")
+    for file in temporary.rglob("config.json"):  # diffusers notes the folder that a part was loaded from
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.rglob("*.safetensors"):
         file.chmod(0o644)
     if options.out.is_dir():

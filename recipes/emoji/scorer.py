@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from budget import set_learning_rate
 from captions import words_of
 from diffusers import AutoencoderKL
 from images import load_images
@@ -115,12 +116,7 @@ def main() -> None:
     )
     started, step = time.monotonic(), 0
     while (fraction := (time.monotonic() - started) / (options.minutes * 60)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                options.learning_rate
-                * min(1, (step + 1) / 50)
-                * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction)))
-            )
+        set_learning_rate(optimizer, options.learning_rate, step=step, fraction=fraction)
         names = torch.randperm(len(emojis))[: options.names].repeat_interleave(len(STYLES))
         styles = torch.arange(len(STYLES)).repeat(options.names)
         # A style word at random, right or wrong: the match is about what is shown, not about the style.

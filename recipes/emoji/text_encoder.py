@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from budget import set_learning_rate
 from captions import caption_of
 from latents import encode_latents
 from safetensors.torch import load_file
@@ -79,12 +80,7 @@ def main() -> None:
     name_of, style_of = torch.arange(len(pictures)) // len(STYLES), torch.arange(len(pictures)) % len(STYLES)
     started, step = time.monotonic(), 0
     while (fraction := (time.monotonic() - started) / (options.minutes * 60)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                options.learning_rate
-                * min(1, (step + 1) / 50)
-                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
-            )
+        set_learning_rate(optimizer, options.learning_rate, step=step, fraction=fraction)
         chosen = torch.randint(len(pictures), (options.batch,))
         names, styles = name_of[chosen], style_of[chosen]
         drawn = [

@@ -7,7 +7,6 @@ Axes: B examples, C H W latent (8 x 8 x 8), T tokens, E embedding.
 """
 
 import argparse
-import math
 import random
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import checkpoint
 import torch
+from budget import set_learning_rate
 from convolution import speed_up
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -114,11 +114,6 @@ def embed_prompts(emojis: list[Emoji], work: Path) -> Prompts:
             file,
         )
     return Prompts(embeddings=load_file(file)["embeddings"], index=index)
-
-
-def learning_rate(peak: float, step: int, fraction: float) -> float:
-    """Warm-up over 150 steps, then cosine over the wall-clock budget down to 1 %."""
-    return peak * min(1, (step + 1) / 150) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, fraction))))
 
 
 def new_working_copy() -> UNet2DConditionModel:
@@ -232,9 +227,8 @@ def train(rank: int, options: argparse.Namespace, meeting: str) -> None:  # noqa
     losses: list[float] = []
     clock = torch.zeros(1, dtype=torch.float64)
     while spent < options.minutes * 60:
-        rate = learning_rate(options.learning_rate, step, spent / (options.minutes * 60))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        fraction = spent / (options.minutes * 60)
+        rate = set_learning_rate(optimizer, options.learning_rate, step=step, fraction=fraction, warmup=150)
         while len(order) < batch:
             order += torch.randperm(num_pictures).tolist()
         chosen, order = order[:batch], order[batch:]

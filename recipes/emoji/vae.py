@@ -4,13 +4,13 @@ Axes: B images, C H W pixels in [-1, 1].
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
 import checkpoint
 import torch
 import torch.nn.functional as F
+from budget import set_learning_rate
 from diffusers import AutoencoderKL
 from images import load_images
 from torch import Tensor
@@ -84,13 +84,7 @@ def main() -> None:
     last = written = time.monotonic()
     while spent < options.minutes * 60:
         fraction = spent / (options.minutes * 60)
-        rate = (
-            options.learning_rate
-            * min(1, (step + 1) / 50)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, options.learning_rate, step=step, fraction=fraction)
         batch = augmented(images[torch.randint(len(images), (options.batch,))])
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist

@@ -100,7 +100,10 @@ def test_ctrl_c_is_a_sentence_and_exit_code_130(penchant, failing):
     failing(KeyboardInterrupt())
     code, _, err = penchant("explain", "run.yaml")
     assert code == 130
-    assert err == "\nStopped by Ctrl-C. A training run continues with `penchant train RUN.yaml --resume`.\n"
+    assert (
+        err
+        == "\nStopped by Ctrl-C. If training had begun, `penchant train RUN.yaml --resume` goes on with it.\n"
+    )
 
 
 def test_ctrl_c_before_a_command_runs(penchant, monkeypatch):

@@ -54,6 +54,16 @@ def test_data_without_a_usable_group_is_refused(shape, way_out):
     )
 
 
+def test_groups_that_teach_nothing_are_counted_aloud(caplog):
+    one = Candidate(image=small.picture(1, 20))
+    same = Example(prompt="a", candidates=(one, one), preference=(1.0, 0.0))
+    groups_of([same, example(1.0, 0.0, prompt=" "), example(1.0, 0.0)], Shape.PAIR, where="x")
+    assert caplog.messages == [
+        "x: 1 of 3 groups hold the same image twice; `penchant data check` lists them",
+        "x: 1 of 3 groups have an empty prompt; `penchant data check` lists them",
+    ]
+
+
 def test_equal_images_and_prompts_are_encoded_once(family, monkeypatch):
     seen = {"images": 0, "prompts": []}
     real_images, real_prompts = family.encode_images, family.encode_prompts

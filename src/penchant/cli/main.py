@@ -93,6 +93,6 @@ def _fail(message: str, code: int, *, debug: bool) -> None:
 
 
 def _interrupted() -> None:
-    message = "Stopped by Ctrl-C. A training run continues with `penchant train RUN.yaml --resume`."
+    message = "Stopped by Ctrl-C. If training had begun, `penchant train RUN.yaml --resume` goes on with it."
     print(f"\n{message}", file=sys.stderr)
     raise SystemExit(INTERRUPTED)

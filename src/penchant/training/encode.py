@@ -3,6 +3,7 @@
 Axes: N examples, U prompts, F mirrored variants, K candidates, D = C H W of a latent.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,6 +17,8 @@ from penchant.errors import DataError
 from penchant.protocols import Condition, DiffusionFamily
 from penchant.shapes import Shape
 from penchant.training.source import EncodedExamples
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -43,7 +46,19 @@ def groups_of(examples: Iterable[Example], shape: Shape, *, where: str) -> list[
     groups = [group for example in examples for group in _groups(example, shape)]
     if not groups:
         raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
+    _warn(groups, where)
     return groups
+
+
+def _warn(groups: Sequence[Group], where: str) -> None:
+    """Say how many groups teach nothing, or nothing about a prompt."""
+    same = sum(len({c.content_hash for c in g.candidates}) < len(g.candidates) for g in groups)
+    empty = sum(not group.prompt.strip() for group in groups)
+    for number, what in ((same, "hold the same image twice"), (empty, "have an empty prompt")):
+        if number:
+            logger.warning(
+                "%s: %d of %d groups %s; `penchant data check` lists them", where, number, len(groups), what
+            )
 
 
 _NEEDS = {
