@@ -7,6 +7,7 @@ N = B * K flattened, L tokens, V vocabulary.
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -329,20 +330,73 @@ class Reward(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How a square training image was cut out of its original; some models are told.
+
+    Attributes:
+        original: Height and width of the original, in pixels.
+        crop: Top and left of the window in the resized (and mirrored) original, in pixels.
+        size: Side of the window, in pixels.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    size: int
+
+
 class DiffusionFamily(Protocol):
-    """One loaded text-to-image model: the parts that training and sampling need."""
+    """One loaded text-to-image model: all that training, sampling and export need of it."""
 
-    name: str
-    network: nn.Module
-    process: NoiseProcess
-    lora_targets: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """Name of the family."""
+        ...
 
-    def denoiser(self, network: nn.Module) -> Denoiser:
+    @property
+    def network(self) -> Any:
+        """The denoising network, a diffusers model: adapters and checkpointing are switched on it."""
+        ...
+
+    @property
+    def network_part(self) -> str:
+        """Name of the network among the parts of a pipeline folder, and prefix of its adapters."""
+        ...
+
+    @property
+    def process(self) -> NoiseProcess:
+        """How it adds noise."""
+        ...
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Endings of the names of the layers that a LoRA adapts by default."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Side of the images that the model draws, in pixels."""
+        ...
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one latent at that size."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move network and encoders."""
+        ...
+
+    def denoiser(self, network: nn.Module, *, autocast: torch.dtype | None = None) -> Denoiser:
         """Wrap a network (the family's own, or a prepared copy) so that ratios can call it."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """Condition of each prompt, one row each."""
+        ...
+
+    def image_conditions(self, framings: Sequence[Framing]) -> Condition:
+        """What the model is told of each image beside its prompt, one row each; often nothing."""
         ...
 
     def encode_images(
@@ -351,6 +405,14 @@ class DiffusionFamily(Protocol):
         """Mean and standard deviation of the scaled latent posterior of images in [-1, 1]."""
         ...
 
+    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 H W"]:
+        """Images in [0, 1] of scaled latents."""
+        ...
+
     def release_encoders(self) -> None:
-        """Free the text encoder and the VAE; they cannot be used afterwards."""
+        """Free the text encoders and the VAE; they cannot be used afterwards."""
+        ...
+
+    def write_lora(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write adapter weights in the form that the pipeline's own `load_lora_weights` reads."""
         ...

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from penchant.errors import ModelError
-from penchant.families import SHIPPED, family_of, resolve, sd15
+from penchant.families import SHIPPED, copy_other_parts, family_of, resolve, sd15
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def test_a_missing_path(tmp_path):
 def test_a_folder_that_is_no_pipeline(tmp_path):
     assert refused(tmp_path) == (
         f"run.yaml: model: {tmp_path} is not a pipeline folder: model_index.json is missing. Give the folder "
-        "that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+        "that holds model_index.json and a folder for each part, such as unet/ or transformer/, vae/, "
+        "text_encoder/ and scheduler/."
     )
 
 
@@ -81,10 +82,34 @@ def test_an_index_that_is_no_json(folder):
 
 def test_a_pipeline_of_another_class(folder):
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "MochiPipeline"}))
     with pytest.raises(ModelError) as caught:
         family_of(folder, where="run.yaml: model")
-    assert str(caught.value) == (
-        f"run.yaml: model: {folder} holds a FluxPipeline, which no family loads. Supported: "
-        "StableDiffusionPipeline."
+    assert str(caught.value).startswith(
+        f"run.yaml: model: {folder} holds a MochiPipeline, which no family loads. Supported: "
     )
+    assert "StableDiffusionPipeline" in str(caught.value)
+
+
+def test_a_shard_that_is_missing(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    (folder / "unet" / f"{weights.name}.index.json").write_text(
+        json.dumps({"weight_map": {"a": weights.name, "b": "second.safetensors"}})
+    )
+    assert refused(folder) == (
+        "run.yaml: model: half a pipeline folder: unet/second.safetensors is named in "
+        "diffusion_pytorch_model.safetensors.index.json but missing. Download the folder again."
+    )
+
+
+def test_other_parts_are_copied_without_pickles_and_unused_parts(folder, tmp_path):
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "vae" / "old.bin").write_bytes(b"")
+    copy_other_parts(folder, tmp_path / "copy", trained="unet")
+    copied = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*")}
+    original = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert copied == {name for name in original if not name.startswith("unet")} - {"vae/old.bin"}
+    known = json.loads((tmp_path / "copy" / "model_index.json").read_text())
+    assert known == index | {"safety_checker": [None, None]}

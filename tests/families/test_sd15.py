@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from penchant.errors import ModelError
-from penchant.families import sd15, tiny
+from penchant.families import _pipeline, sd15, tiny
 
 PROMPTS = ["a red fish", "", "two birds"]
 
@@ -105,7 +105,7 @@ def test_a_scheduler_without_cumulative_alphas_is_refused(tiny_model):
     with pytest.raises(
         ModelError, match=r"^scheduler FlowMatchEulerDiscreteScheduler with prediction type 'epsilon'"
     ):
-        sd15.noise_process(pipeline)
+        _pipeline.variance_preserving(pipeline)
 
 
 def test_nothing_trains_before_it_is_asked_to_and_encoders_leave_memory(tiny_model):

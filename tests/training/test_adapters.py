@@ -3,21 +3,26 @@
 import json
 
 import pytest
-from diffusers import UNet2DConditionModel
 from tests import small
 
 from penchant.errors import ConfigError, ModelError
+from penchant.families import sd15
 from penchant.training.adapters import add_lora, continue_lora, save_lora
 
 
 @pytest.fixture
-def unet(tiny_model):
-    return UNet2DConditionModel.from_pretrained(tiny_model / "unet").requires_grad_(False)
+def family(tiny_model):
+    return sd15.load(tiny_model)
+
+
+@pytest.fixture
+def unet(family):
+    return family.network
 
 
 def test_the_first_factor_hangs_on_the_seed_alone(tiny_model):
     def factor(seed):
-        net = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+        net = sd15.load(tiny_model).network
         add_lora(net, rank=3, alpha=3, targets=["to_q"], seed=seed)
         return {n: p for n, p in net.named_parameters() if "lora_A" in n}
 
@@ -39,7 +44,7 @@ def test_targets_that_no_layer_has_are_refused(unet):
 
 def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
     with pytest.raises(ModelError) as caught:
-        continue_lora(unet, tmp_path)
+        continue_lora(unet, tmp_path, part="unet")
     assert str(caught.value) == (
         f"training.lora.start_from: no LoRA in {tmp_path}. Give a folder that holds "
         "pytorch_lora_weights.safetensors."
@@ -56,16 +61,16 @@ def test_an_adapter_that_does_not_fit_is_refused(unet, tmp_path, content):
         path.write_bytes(b"\x00\x01half")
     else:
         save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, path)
-    reason = "does not fit the model" if content == "half" else "also adapts other parts than the UNet"
+    reason = "does not fit the model" if content == "half" else "also adapts other parts than the unet"
     with pytest.raises(ModelError, match=rf"^training\.lora\.start_from: .* {reason}"):
-        continue_lora(unet, tmp_path)
+        continue_lora(unet, tmp_path, part="unet")
 
 
-def test_rank_and_scale_are_those_of_the_adapter(unet, tmp_path, tiny_model):
-    add_lora(unet, rank=2, alpha=6, targets=["to_q"], seed=0)
-    save_lora(unet, tmp_path)
-    other = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
-    continue_lora(other, tmp_path)
+def test_rank_and_scale_are_those_of_the_adapter(family, tmp_path, tiny_model):
+    add_lora(family.network, rank=2, alpha=6, targets=["to_q"], seed=0)
+    save_lora(family, tmp_path)
+    other = sd15.load(tiny_model).network
+    continue_lora(other, tmp_path, part="unet")
     for name in ("default", "start"):
         assert (other.peft_config[name].r, other.peft_config[name].lora_alpha) == (2, 6)
 
@@ -78,9 +83,9 @@ def test_options_that_the_adapter_decides_are_refused(options):
     )
 
 
-def test_the_file_says_rank_scale_and_targets(unet, tmp_path):
-    add_lora(unet, rank=2, alpha=6, targets=["to_v", "to_q"], seed=0)
-    save_lora(unet, tmp_path / "adapter")
+def test_the_file_says_rank_scale_and_targets(family, tmp_path):
+    add_lora(family.network, rank=2, alpha=6, targets=["to_v", "to_q"], seed=0)
+    save_lora(family, tmp_path / "adapter")
     tensors, notes = small.adapter(tmp_path)
     known = json.loads(notes["lora_adapter_metadata"])
     assert (known["unet.r"], known["unet.lora_alpha"]) == (2, 6)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from penchant.data.rows import Candidate
 from penchant.errors import DataError
+from penchant.protocols import Framing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2**26  # 8192 x 8192; Pillow itself warns from about 89 million
@@ -86,13 +87,27 @@ def prepare(
     return pixels.flip(-1) if flip else pixels.contiguous()
 
 
+def framing(
+    image: Image.Image, *, size: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
+) -> Framing:
+    """How `prepare` cuts an image, by the same arguments; the crop of a mirrored one lies in the mirror."""
+    (width, _), (top, left) = _cut(image, size, crop)
+    left = width - size - left if flip else left
+    return Framing(original=(image.height, image.width), crop=(top, left), size=size)
+
+
 def _window(image: Image.Image, size: int, crop: tuple[float, float]) -> np.ndarray:
+    resized, (top, left) = _cut(image, size, crop)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _cut(image: Image.Image, size: int, crop: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height to resize to; top and left of the window there."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    top, left = round(crop[0] * (height - size)), round(crop[1] * (width - size))
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return (width, height), (round(crop[0] * (height - size)), round(crop[1] * (width - size)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ Axes: N images, 3 channels, H W pixels.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,15 +27,17 @@ class Sampler:
     Attributes:
         num_steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 is unguided.
-        eta: Noise of the sampler, for schedulers that read it.
+        eta: Noise of the sampler, for pipelines whose scheduler reads it.
         batch_size: Images at once. Floating-point kernels may round differently for another batch size, so
             equal pictures to the bit need an equal one.
+        size: Side of the images in pixels; None is the model's own.
     """
 
     num_steps: int
     guidance: float
     eta: float
     batch_size: int
+    size: int | None = None
 
 
 @final
@@ -65,6 +68,8 @@ def draw(
 ) -> Float[Tensor, "N 3 H W"]:
     """Draw images with a plain diffusers pipeline, each from its own generator; values in [0, 1]."""
     images = []
+    takes_eta = "eta" in inspect.signature(pipeline.__call__).parameters
+    noise = {"eta": sampler.eta} if takes_eta else {}
     for start in range(0, len(requests), sampler.batch_size):
         part = requests[start : start + sampler.batch_size]
         drawn = pipeline(
@@ -72,8 +77,10 @@ def draw(
             generator=[torch.Generator().manual_seed(request.seed) for request in part],
             num_inference_steps=sampler.num_steps,
             guidance_scale=sampler.guidance,
-            eta=sampler.eta,
+            height=sampler.size,
+            width=sampler.size,
             output_type="pt",
+            **noise,
         ).images
         images.append(drawn.float().cpu())
         progress(min(start + sampler.batch_size, len(requests)))

@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from penchant import families, methods, rewards
 from penchant.data import store
 from penchant.data.dataset import Dataset, require_usable
+from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
-from penchant.protocols import Domain, Models
+from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.runs.override import override
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
@@ -29,7 +30,7 @@ from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import encode, encode_prompts, groups_of
+from penchant.training.encode import encode, groups_of, sampling_conditions
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
@@ -82,7 +83,7 @@ class Assembled:
     num_groups: int
     data: Dataset
     model_folder: Path
-    family: Any
+    family: DiffusionFamily
 
 
 def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
@@ -152,12 +153,12 @@ def assemble(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
         step_scheduler_with_optimizer=False,
     )
-    family = families.family_of(folder).load(folder)
+    family = families.load_folder(folder, where=f"{where}: model")
     family.to(accelerator.device)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
     bare = family.network
-    reference_network = make_trainable(bare, run, family.lora_targets)
+    reference_network = make_trainable(family, run)
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
@@ -198,21 +199,21 @@ def assemble(
     )
 
 
-def make_trainable(network: Any, run: RunFile, targets: tuple[str, ...]) -> nn.Module:
+def make_trainable(family: DiffusionFamily, run: RunFile) -> nn.Module:
     """Set up what trains; the network that the reference calls."""
-    lora = run.training.lora
+    network, lora = family.network, run.training.lora
     if run.training.mode == "full":
         reference = frozen_copy(network)
         network.requires_grad_(True)
         return reference
     if lora.start_from is not None:
-        continue_lora(network, Path(lora.start_from))
+        continue_lora(network, Path(lora.start_from), part=family.network_part)
     else:
         add_lora(
             network,
             rank=lora.rank,
             alpha=lora.rank if lora.alpha is None else lora.alpha,
-            targets=lora.targets or targets,
+            targets=lora.targets or family.lora_targets,
             seed=run.seed,
         )
     return network
@@ -232,7 +233,7 @@ def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer
 
 def models_of(
     method: Method,
-    family: Any,
+    family: DiffusionFamily,
     network: nn.Module,
     bare: nn.Module,
     reference: nn.Module,
@@ -258,7 +259,13 @@ def models_of(
 
 
 def _encoded(
-    run: RunFile, method: Method, family: Any, data: Dataset, name: str, where: str, phase: Phase
+    run: RunFile,
+    method: Method,
+    family: DiffusionFamily,
+    data: Dataset,
+    name: str,
+    where: str,
+    phase: Phase,
 ) -> EncodedExamples:
     require_usable(data, method.shape)
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
@@ -273,7 +280,9 @@ def _encoded(
         )
 
 
-def _heldout(run: RunFile, method: Method, family: Any, where: str, phase: Phase) -> EncodedExamples | None:
+def _heldout(
+    run: RunFile, method: Method, family: DiffusionFamily, where: str, phase: Phase
+) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
     data = data_of(run, run.data.heldout_split, where=where)
@@ -302,12 +311,17 @@ def _rollout(
     run: RunFile,
     method: Method,
     models: Models,
-    family: Any,
+    family: DiffusionFamily,
     data: Dataset,
     accelerator: Accelerator,
     where: str,
 ) -> RolloutSource:
     assert isinstance(method.ratio, Stepwise) and run.online is not None
+    if not isinstance(family.process, VariancePreserving):
+        raise CompositionError(
+            f"{where}: method {method.name!r} samples by DDIM, which does not fit the flow model "
+            f"{run.model!r}. Take a method for stored data."
+        )
     if method.ratio.sampler.num_steps >= family.process.num_timesteps:
         raise ConfigError(
             f"{where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the model's "
@@ -323,7 +337,7 @@ def _rollout(
         models.policy,
         method.ratio.sampler,
         prompts=prompts,
-        conditions=encode_prompts(["", *prompts], family),
+        conditions=sampling_conditions(["", *prompts], family),
         sample_shape=family.sample_shape,
         decode=family.decode,
         reward=rewards.catalog.get(run.online.reward, where=f"{where}: online.reward"),

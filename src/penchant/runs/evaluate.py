@@ -136,7 +136,13 @@ def sampled(
 ) -> tuple[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]]:
     """Images of the base and the tuned model."""
     e = run.evaluation
-    sampler = Sampler(num_steps=e.num_steps, guidance=e.guidance, eta=e.eta, batch_size=e.batch_size)
+    sampler = Sampler(
+        num_steps=e.num_steps,
+        guidance=e.guidance,
+        eta=e.eta,
+        batch_size=e.batch_size,
+        size=run.data.size,  # the size that it was trained at
+    )
     base, tuned = pipelines(folder, run)
     if e.eta and "eta" not in inspect.signature(base.scheduler.step).parameters:
         raise ConfigError(

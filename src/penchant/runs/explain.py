@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 import yaml
 from pydantic import BaseModel
 
 from penchant import families
-from penchant.protocols import LatentBatch, Models
+from penchant.protocols import DiffusionFamily, LatentBatch, Models
 from penchant.randomness import Randomness
 from penchant.runs.assemble import PRECISIONS, data_of, make_trainable, method_of, models_of
 from penchant.runs.manifest import method_as_dict
@@ -19,7 +19,7 @@ from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
 from penchant.slots.compose import Method, step
 from penchant.slots.ratios.stepwise import Stepwise
-from penchant.training.encode import groups_of
+from penchant.training.encode import groups_of, sampling_conditions
 
 
 @final
@@ -109,10 +109,10 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
     data = data_of(run, run.data.train_split, where=where)
-    family = families.family_of(folder).load(folder)
+    family = families.load_folder(folder, where=f"{where}: model")
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
-    reference = make_trainable(family.network, run, family.lora_targets)
+    reference = make_trainable(family, run)
     models = models_of(
         method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]
     )
@@ -140,20 +140,20 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     )
 
 
-def _probe(method: Method, models: Models, family: Any) -> tuple[float, int]:
+def _probe(method: Method, models: Models, family: DiffusionFamily) -> tuple[float, int]:
     """Seconds of forward and backward of a few groups, and bytes that the forward keeps for the backward.
 
     The first pass, which warms up, does not count for the time.
     """
     candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
     ids = tuple(str(number) for number in range(PROBE_GROUPS))
-    prompt = family.encode_prompts([""])
+    condition = sampling_conditions([""], family)
     score = torch.linspace(1, 0.25, candidates).repeat(PROBE_GROUPS, 1)
     batch = LatentBatch(
         ids=ids,
         latents=torch.zeros((PROBE_GROUPS, candidates, *family.sample_shape)),
         condition={
-            name: value[None].repeat(PROBE_GROUPS, *[1] * value.ndim) for name, value in prompt.items()
+            name: value[None].repeat(PROBE_GROUPS, *[1] * value.ndim) for name, value in condition.items()
         },
         score=None if method.shape is Shape.PAIR else score,
     )

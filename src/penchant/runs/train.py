@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from penchant import log
+from penchant import families, log
 from penchant.errors import Interrupted, RunFolderError
 from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
@@ -223,23 +222,14 @@ def _export(run: RunFile, folder: RunFolder, parts: Assembled) -> None:
     with writing(place), parts.average.applied() if parts.average is not None else nullcontext():
         shutil.rmtree(beside, ignore_errors=True)
         if run.training.mode == "lora":
-            save_lora(parts.bare, beside)
+            save_lora(parts.family, beside)
         else:
-            _copy_other_parts(parts.model_folder, beside)
-            parts.bare.save_pretrained(str(beside / "unet"), safe_serialization=True)
+            part = parts.family.network_part
+            families.copy_other_parts(parts.model_folder, beside, trained=part)
+            parts.bare.save_pretrained(str(beside / part), safe_serialization=True)
         shutil.rmtree(place, ignore_errors=True)
         beside.rename(place)
         folder.results.unlink(missing_ok=True)  # they were measured on other weights
-
-
-def _copy_other_parts(source: Path, target: Path) -> None:
-    """The parts of a pipeline beside its UNet, without single-file weights and pickles that may lie there."""
-    target.mkdir(parents=True)
-    shutil.copy2(source / "model_index.json", target)
-    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
-        shutil.copytree(
-            source / part, target / part, ignore=shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt")
-        )
 
 
 def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from penchant.errors import ModelError
+from penchant.protocols import DiffusionFamily
 
 POLICY: Final = "default"
 """Name of the adapter in training."""
@@ -46,12 +46,13 @@ def add_lora(network: Any, *, rank: int, alpha: int, targets: Sequence[str], see
     train_only_adapter(network)
 
 
-def continue_lora(network: Any, folder: Path) -> None:
+def continue_lora(network: Any, folder: Path, *, part: str) -> None:
     """Load an adapter twice: as the policy, which trains on, and as the frozen start, which is the reference.
 
     Args:
         network: A diffusers network, frozen.
         folder: Holds `pytorch_lora_weights.safetensors`, as `penchant train` and diffusers write it.
+        part: Name of the network in its pipeline, such as `unet`.
     """
     path = folder / "pytorch_lora_weights.safetensors"
     if not path.is_file():
@@ -60,18 +61,16 @@ def continue_lora(network: Any, folder: Path) -> None:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            foreign = sorted(key for key in file.keys() if not key.startswith("unet."))  # noqa: SIM118
+            foreign = sorted(key for key in file.keys() if not key.startswith(f"{part}."))  # noqa: SIM118
         if foreign:
             raise ModelError(
-                f"training.lora.start_from: {path} also adapts other parts than the UNet, for example "
-                f"{foreign[0]!r}; they would be lost. Give a LoRA of the UNet alone."
+                f"training.lora.start_from: {path} also adapts other parts than the {part}, for "
+                f"example {foreign[0]!r}; they would be lost. Give a LoRA of this model's {part} alone."
             )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # two are meant
             for name in (START, POLICY):
-                network.load_lora_adapter(
-                    str(folder), prefix="unet", weight_name=path.name, adapter_name=name
-                )
+                network.load_lora_adapter(str(folder), prefix=part, weight_name=path.name, adapter_name=name)
         network.set_adapter(POLICY)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
@@ -89,14 +88,8 @@ def train_only_adapter(network: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def save_lora(network: Any, folder: Path) -> None:
+def save_lora(family: DiffusionFamily, folder: Path) -> None:
     """Write the policy's adapter as diffusers' LoRA safetensors, scale included."""
-    config = network.peft_config[POLICY]
+    config = family.network.peft_config[POLICY]
     metadata = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
-    layers: dict[str, nn.Module | Tensor] = dict(get_peft_model_state_dict(network, adapter_name=POLICY))
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder),
-        unet_lora_layers=layers,
-        unet_lora_adapter_metadata=metadata,
-        safe_serialization=True,
-    )
+    family.write_lora(folder, get_peft_model_state_dict(family.network, adapter_name=POLICY), metadata)

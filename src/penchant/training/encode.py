@@ -11,10 +11,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from penchant.data.images import decode_candidate, prepare
+from penchant.data.images import decode_candidate, framing, prepare
 from penchant.data.rows import Candidate, Example, as_pairs, as_ranked, as_unary
 from penchant.errors import DataError
-from penchant.protocols import Condition, DiffusionFamily
+from penchant.protocols import Condition, DiffusionFamily, Framing
 from penchant.shapes import Shape
 from penchant.training.source import EncodedExamples
 
@@ -106,7 +106,7 @@ def encode(
         DataError: An image cannot be read; names its row.
     """
     unique = {c.content_hash: c for group in groups for c in group.candidates}
-    posterior = _posteriors(list(unique.values()), family, size, flip, batch_size, progress)
+    mean, deviation, told = _images(list(unique.values()), family, size, flip, batch_size, progress)
     rows = dict(zip(unique, range(len(unique)), strict=True))
     longest = max(len(group.candidates) for group in groups)
     index = torch.zeros((len(groups), longest), dtype=torch.long)
@@ -122,10 +122,11 @@ def encode(
     number_of = {prompt: number for number, prompt in enumerate(prompts)}
     return EncodedExamples(
         ids=tuple(group.id for group in groups),
-        mean=posterior[0][index].transpose(1, 2),
-        deviation=posterior[1][index].transpose(1, 2),
+        mean=mean[index].transpose(1, 2),
+        deviation=deviation[index].transpose(1, 2),
         prompt=[number_of[group.prompt] for group in groups],
         conditions=encode_prompts(prompts, family),
+        image_conditions={name: table[index].transpose(1, 2) for name, table in told.items()},
         score=None if groups[0].score is None else score,
         valid=None if valid.all() else valid,
     )
@@ -137,26 +138,36 @@ def encode_prompts(prompts: Sequence[str], family: DiffusionFamily, *, batch_siz
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _posteriors(
+def sampling_conditions(prompts: Sequence[str], family: DiffusionFamily) -> Condition:
+    """Condition of each prompt for an uncropped image of the model's own size, as the pipeline samples it."""
+    whole = Framing(original=(family.size, family.size), crop=(0, 0), size=family.size)
+    return {**encode_prompts(prompts, family), **family.image_conditions([whole] * len(prompts))}
+
+
+def _images(
     candidates: Sequence[Candidate],
     family: DiffusionFamily,
     size: int,
     flip: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every candidate, [M, F, *D]."""
-    means, deviations = [], []
+) -> tuple[Tensor, Tensor, Condition]:
+    """Mean and deviation of every candidate, [M, F, *D], and its conditions, leading axes M F."""
+    means, deviations, told = [], [], []
     for start in range(0, len(candidates), batch_size):
         images = [decode_candidate(candidate) for candidate in candidates[start : start + batch_size]]
-        variants = []
+        variants, conditions = [], []
         for mirrored in (False, True) if flip else (False,):
             pixels = torch.cat([prepare([image], size=size, flip=mirrored) for image in images])
             variants.append(family.encode_images(pixels))
+            framings = [framing(image, size=size, flip=mirrored) for image in images]
+            conditions.append(family.image_conditions(framings))
         means.append(torch.stack([mean for mean, _ in variants], 1))
         deviations.append(torch.stack([deviation for _, deviation in variants], 1))
+        told.append({name: torch.stack([c[name] for c in conditions], 1) for name in conditions[0]})
         if progress is not None:
             progress(min(start + batch_size, len(candidates)))
     if not means:
         raise DataError("data: no image to encode.")
-    return torch.cat(means), torch.cat(deviations)
+    conditions = {name: torch.cat([piece[name] for piece in told]) for name in told[0]}
+    return torch.cat(means), torch.cat(deviations), conditions

@@ -4,7 +4,7 @@ Axes: N examples, U prompts, F mirrored variants (1 or 2), K candidates, D = C H
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, final
 
@@ -54,6 +54,7 @@ class EncodedExamples:
         deviation: Its standard deviation.
         prompt: Row of each example's prompt in `conditions`; row 0 is the empty prompt.
         conditions: Condition of each distinct prompt, leading axis U.
+        image_conditions: What the model is told of each image beside its prompt, leading axes N F K.
         score: As in Groups.
         valid: As in Groups.
     """
@@ -65,6 +66,7 @@ class EncodedExamples:
     conditions: Mapping[str, Tensor]
     score: Float[Tensor, "N K"] | None = None
     valid: Bool[Tensor, "N K"] | None = None
+    image_conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batch(self, rows: Sequence[int], draws: Randomness, *, prompt_dropout: float = 0.0) -> LatentBatch:
         """Fresh latents from the posterior, one mirror and one prompt dropout per group.
@@ -86,7 +88,10 @@ class EncodedExamples:
         return LatentBatch(
             ids=ids,
             latents=mean + deviation * noise,
-            condition={name: table[prompt].unsqueeze(1) for name, table in self.conditions.items()},
+            condition={
+                **{name: table[prompt].unsqueeze(1) for name, table in self.conditions.items()},
+                **{name: table[index, variant] for name, table in self.image_conditions.items()},
+            },
             score=None if self.score is None else self.score[index],
             valid=None if self.valid is None else self.valid[index],
         )

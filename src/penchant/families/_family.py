@@ -1,0 +1,138 @@
+"""A loaded pipeline with its noise process, composed of what differs from family to family.
+
+Axes: N images or prompts, D = C H W of a latent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from penchant.protocols import Condition, Denoiser, Framing, NoiseProcess
+
+Predict = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
+"""Network, noisy latents, timestep and condition give the network's output for the latents."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDenoiser:
+    """A denoising network as the ratios see it.
+
+    Attributes:
+        network: The network, bare or prepared for several processes.
+        process: Its noise process.
+        predict: How the family's pipeline calls it.
+        autocast: Type of the matrix products; None keeps the weights' own.
+    """
+
+    network: nn.Module
+    process: NoiseProcess
+    predict: Predict
+    autocast: torch.dtype | None = None
+
+    def __call__(
+        self, noisy: Float[Tensor, " N *D"], timestep: Tensor, condition: Condition
+    ) -> Float[Tensor, " N *D"]:
+        """The network's prediction; latents and condition take the type of its weights."""
+        dtype = next(self.network.parameters()).dtype
+        condition = {name: value.to(dtype) for name, value in condition.items()}
+        context = nullcontext() if self.autocast is None else torch.autocast(noisy.device.type, self.autocast)
+        with context:
+            return self.predict(self.network, noisy.to(dtype), timestep, condition)
+
+
+def no_image_conditions(framings: Sequence[Framing]) -> Condition:
+    """Of a model that is told nothing of the image but the prompt."""
+    return {}
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class PipelineFamily:
+    """One loaded model: what training and sampling need of a diffusers pipeline.
+
+    Attributes:
+        name: Name of the family.
+        pipeline: The plain diffusers pipeline; its parts neither train nor drop anything out.
+        network_part: The pipeline's name of the network that trains, and of its folder.
+        process: Noise schedule and prediction type, from the model's own scheduler config.
+        lora_targets: Endings of the names of the layers that a LoRA adapts by default.
+        size: Side of the images that the model draws, in pixels.
+        sample_shape: C, H, W of a latent.
+        predict: How the pipeline calls the network.
+        text_condition: Pipeline and prompts give the condition of each prompt.
+        image_conditions: Condition of each image beside its prompt, one row each.
+    """
+
+    name: str
+    pipeline: Any
+    network_part: str
+    process: NoiseProcess
+    lora_targets: tuple[str, ...]
+    size: int
+    sample_shape: tuple[int, ...]
+    predict: Predict
+    text_condition: Callable[[Any, Sequence[str]], Condition]
+    image_conditions: Callable[[Sequence[Framing]], Condition] = no_image_conditions
+
+    def __post_init__(self) -> None:
+        for part in self.pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+
+    @property
+    def network(self) -> Any:
+        """The denoising network."""
+        return getattr(self.pipeline, self.network_part)
+
+    def to(self, device: torch.device) -> None:
+        """Move network and encoders."""
+        self.pipeline.to(device)
+
+    def denoiser(self, network: nn.Module, *, autocast: torch.dtype | None = None) -> Denoiser:
+        """Wrap a network (the family's own, or a prepared copy) so that ratios can call it."""
+        return NetworkDenoiser(network=network, process=self.process, predict=self.predict, autocast=autocast)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Condition of each prompt, one row each, in float32 on the CPU; long prompts are cut, as is said."""
+        condition = self.text_condition(self.pipeline, list(prompts))
+        return {name: value.float().cpu() for name, value in condition.items()}
+
+    @torch.no_grad()
+    def encode_images(
+        self, pixels: Float[Tensor, "N 3 H W"]
+    ) -> tuple[Float[Tensor, " N *D"], Float[Tensor, " N *D"]]:
+        """Mean and standard deviation of the posterior of images in [-1, 1], shifted and scaled."""
+        vae = self.pipeline.vae
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+        return ((posterior.mean - shift) * scale).float().cpu(), (posterior.std * scale).float().cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 H W"]:
+        """Images in [0, 1] of shifted and scaled latents."""
+        vae = self.pipeline.vae
+        shift = vae.config.shift_factor or 0.0
+        decoded = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + shift).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    def release_encoders(self) -> None:
+        """Free the text encoders and the VAE; they cannot be used afterwards."""
+        for name, part in self.pipeline.components.items():
+            if isinstance(part, nn.Module) and name != self.network_part:
+                setattr(self.pipeline, name, None)
+
+    def write_lora(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write adapter weights in the form that `load_lora_weights` of the pipeline's class reads."""
+        of_part = {
+            f"{self.network_part}_lora_layers": dict(layers),
+            f"{self.network_part}_lora_adapter_metadata": dict(metadata),
+        }
+        type(self.pipeline).save_lora_weights(str(folder), safe_serialization=True, **of_part)

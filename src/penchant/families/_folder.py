@@ -1,0 +1,121 @@
+"""A pipeline folder on disk: what it names, whether it is whole and safe, and copies of its parts."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from penchant.errors import ModelError
+
+INDEX: Final = "model_index.json"
+UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Parts of a pipeline that are never loaded, and so may be missing."""
+
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def index_of(folder: Path, where: str) -> dict[str, Any]:
+    """The content of model_index.json: the class of the pipeline and of each part."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise ModelError(
+            f"{where}: {folder} is not a pipeline folder: {INDEX} is missing. Give the folder that holds "
+            f"{INDEX} and a folder for each part, such as unet/ or transformer/, vae/, text_encoder/ and "
+            "scheduler/."
+        )
+    return _json(path, where)
+
+
+def check(folder: Path, where: str) -> None:
+    """A folder is a whole pipeline with safe weights.
+
+    Raises:
+        ModelError: If a part is missing, incomplete, damaged, or holds weights in pickle form.
+    """
+    for part in parts_of(index_of(folder, where)):
+        if part not in UNUSED_PARTS:
+            _check_part(folder / part, where)
+
+
+def copy_other_parts(source: Path, target: Path, *, trained: str) -> None:
+    """Copy all parts that a pipeline names but the trained one, its weights as safetensors alone.
+
+    Parts that are never loaded are left out, and named as empty in the copy's index.
+
+    Args:
+        source: The pipeline folder.
+        target: The new folder; it gets everything but the trained part.
+        trained: Name of the trained part.
+    """
+    target.mkdir(parents=True)
+    index = index_of(source, str(source))
+    ignored = shutil.ignore_patterns(*(f"*{suffix}" for suffix in _PICKLES))
+    for part in parts_of(index):
+        if part in UNUSED_PARTS:
+            index[part] = [None, None]
+        elif part != trained:
+            shutil.copytree(source / part, target / part, ignore=ignored)
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def parts_of(index: dict[str, Any]) -> list[str]:
+    """Names of the parts that are there: an empty one is [null, null], an option no list of two names."""
+    return [
+        name for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and name[0] != "_"
+    ]  # fmt: skip
+
+
+def _json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where}: {path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{where}: {path} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _check_part(part: Path, where: str) -> None:
+    """A part exists, has its config, and its weights, if it has any, are whole safetensors."""
+    if not part.is_dir():
+        raise ModelError(
+            f"{where}: half a pipeline folder: {part.name}/ is named in {INDEX} but missing. "
+            "Download the folder again."
+        )
+    if part.name not in ("unet", "transformer", "vae") and not part.name.startswith("text_encoder"):
+        return
+    if not (part / "config.json").is_file():
+        raise ModelError(f"{where}: half a pipeline folder: {part.name}/config.json is missing.")
+    for shards in part.glob("*.safetensors.index.json"):
+        for name in sorted(set(_json(shards, where).get("weight_map", {}).values())):
+            if not (part / name).is_file():
+                raise ModelError(
+                    f"{where}: half a pipeline folder: {part.name}/{name} is named in {shards.name} but "
+                    "missing. Download the folder again."
+                )
+    if weights := list(part.glob("*.safetensors")):
+        for path in weights:
+            _check_whole(path, where)
+        return
+    pickled = [path.name for path in part.iterdir() if path.suffix in _PICKLES]
+    if pickled:
+        raise ModelError(
+            f"{where}: {part.name}/{pickled[0]} is a pickle file, which can run code when it is loaded; "
+            "refused. Convert it once, where you trust it: load the pipeline with diffusers and call "
+            "save_pretrained(folder, safe_serialization=True)."
+        )
+    raise ModelError(f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights.")
+
+
+def _check_whole(weights: Path, where: str) -> None:
+    """The header of a weight file is sound and the file as long as it says."""
+    try:
+        with safe_open(weights, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{where}: {weights.parent.name}/{weights.name} is damaged ({error}). Download the folder again."
+        ) from error

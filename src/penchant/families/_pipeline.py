@@ -1,0 +1,121 @@
+"""What several families need of a pipeline folder: loading it, cutting prompts, reading its scheduler."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from penchant.diffusion.flow import RectifiedFlow, TimestepLaw, shift_for
+from penchant.diffusion.schedule import VariancePreserving
+from penchant.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, object]) -> Any:
+    """The plain diffusers pipeline of a folder, from safetensors alone and without a progress bar.
+
+    Args:
+        kind: Class of the pipeline.
+        folder: As written by its `save_pretrained`.
+        dtype: Type of the weights in memory.
+        replaced: Parts that are not loaded, as None, and options of the class.
+
+    Raises:
+        ModelError: If diffusers cannot load it.
+    """
+    try:
+        pipeline = kind.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **replaced
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}: the pipeline cannot be loaded ({str(error).splitlines()[0]}). Download the folder "
+            "again, or load it once with diffusers and call save_pretrained."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def require_limits(pipeline: Any, folder: Path, tokenizers: Sequence[str]) -> None:
+    """Refuse a tokenizer that does not say how many tokens its encoder reads.
+
+    Raises:
+        ModelError: If one has no limit.
+    """
+    for name in tokenizers:
+        if getattr(pipeline, name).model_max_length > 10_000:
+            raise ModelError(f"{folder}: {name}/ names no model_max_length. Download the folder again.")
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int) -> Int[Tensor, "N L"]:
+    """Tokens of each prompt, padded or cut to the limit; says how many were cut."""
+    lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=False).input_ids]
+    if cut := sum(length > limit for length in lengths):
+        logger.warning("%d of %d prompts are longer than %d tokens and are cut", cut, len(prompts), limit)
+    return tokenizer(
+        list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def clip_states(
+    encoder: Any, tokenizer: Any, prompts: Sequence[str]
+) -> tuple[Float[Tensor, "N L C"], Float[Tensor, "N P"]]:
+    """Last but one hidden states, and projected pooled embedding, of a CLIP text encoder with projection."""
+    ids = tokens(tokenizer, prompts, limit=tokenizer.model_max_length)
+    output = encoder(ids.to(encoder.device), output_hidden_states=True)
+    return output.hidden_states[-2], output[0]
+
+
+def t5_states(encoder: Any, tokenizer: Any, prompts: Sequence[str], *, limit: int) -> Float[Tensor, "N L C"]:
+    """Last hidden states of a T5 encoder, padding included, as the pipelines give them to the network."""
+    return encoder(tokens(tokenizer, prompts, limit=limit).to(encoder.device))[0]
+
+
+def variance_preserving(pipeline: Any) -> VariancePreserving:
+    """Noise schedule and prediction type, read from the model's own scheduler config.
+
+    Raises:
+        ModelError: If the scheduler has no cumulative alphas, or predicts something else.
+    """
+    scheduler = pipeline.scheduler
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction", "sample") or not hasattr(scheduler, "alphas_cumprod"):
+        raise ModelError(
+            f"scheduler {type(scheduler).__name__} with prediction type {prediction!r}: not supported for "
+            "this model. Supported: schedulers with cumulative alphas and epsilon, v_prediction or sample."
+        )
+    return VariancePreserving(alphas_cumprod=scheduler.alphas_cumprod.double(), prediction=prediction)
+
+
+def rectified_flow(pipeline: Any, law: TimestepLaw, *, num_tokens: int) -> RectifiedFlow:
+    """Flow with the shift of the model's own scheduler config.
+
+    Args:
+        pipeline: The plain diffusers pipeline.
+        law: Law of the noise level before it is shifted.
+        num_tokens: Image tokens at the model's own size, for a scheduler that shifts by resolution.
+
+    Raises:
+        ModelError: If the scheduler is not one of flow matching from noise to data.
+    """
+    scheduler, config = pipeline.scheduler, pipeline.scheduler.config
+    if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or config.invert_sigmas:
+        raise ModelError(
+            f"scheduler {type(scheduler).__name__}: not supported for this model. Supported: "
+            "FlowMatchEulerDiscreteScheduler without invert_sigmas, as the model was published with."
+        )
+    shift = config.shift
+    if config.use_dynamic_shifting:
+        shift = shift_for(
+            num_tokens,
+            base_tokens=config.base_image_seq_len,
+            max_tokens=config.max_image_seq_len,
+            base_shift=config.base_shift,
+            max_shift=config.max_shift,
+        )
+    return RectifiedFlow(law=law, shift=shift, num_timesteps=config.num_train_timesteps)
