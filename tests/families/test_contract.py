@@ -28,6 +28,7 @@ SIZE = 16
 PROMPTS = ["a red fish", "two birds"]
 BUILDERS = {
     "sd15": tiny.stable_diffusion,
+    "sdxl": tiny.stable_diffusion_xl,
 }
 UNGUIDED: dict[str, float] = {}
 """Guidance scale at which the pipeline calls its network as in training; 1 where it is not named."""

@@ -5,10 +5,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -62,19 +69,7 @@ def stable_diffusion(folder: Path, *, prediction: Prediction = "v_prediction", s
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(**_UNET)
         vae = AutoencoderKL(**_VAE)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(_vocabulary()),
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=16,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        )
+        text_encoder = CLIPTextModel(_text_config())
     parts: dict[str, Any] = {
         "vae": vae,
         "text_encoder": text_encoder,
@@ -86,6 +81,38 @@ def stable_diffusion(folder: Path, *, prediction: Prediction = "v_prediction", s
     }
     pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def stable_diffusion_xl(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random `StableDiffusionXLPipeline` of 16 x 16 px images and 4 x 8 x 8 latents.
+
+    Args:
+        folder: Where to write it; made if missing.
+        seed: Seed of the weights.
+
+    Returns:
+        The folder.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            **{**_UNET, "cross_attention_dim": 32, "transformer_layers_per_block": (1, 2)},
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 16,
+        )
+        parts: dict[str, Any] = {
+            "unet": unet,
+            "vae": AutoencoderKL(**_VAE),
+            "text_encoder": CLIPTextModel(_text_config()),
+            "text_encoder_2": CLIPTextModelWithProjection(_text_config()),
+            "tokenizer": tokenizer(folder / "tokenizer"),
+            "tokenizer_2": tokenizer(folder / "tokenizer_2"),
+            "scheduler": DDIMScheduler(prediction_type="epsilon", **_SCHEDULER),
+        }
+    StableDiffusionXLPipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
     return folder
 
 
@@ -112,6 +139,21 @@ def causal_lm(*, vocabulary: int = 32, seed: int = 0) -> LlamaForCausalLM:
                 max_position_embeddings=64,
             )
         )
+
+
+def _text_config() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(_vocabulary()),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=16,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
 
 
 def _vocabulary() -> dict[str, int]:

@@ -1,0 +1,99 @@
+"""Stable Diffusion XL: a UNet that is also told sizes and crop, two CLIP text encoders, a pooled embedding.
+
+Axes: N images or prompts, D = C H W of a latent, L tokens, P pooled channels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from penchant.errors import ModelError
+from penchant.families import _pipeline
+from penchant.families._family import PipelineFamily
+from penchant.protocols import Condition, Framing
+
+PIPELINE: Final = "StableDiffusionXLPipeline"
+
+
+def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+    """Load a pipeline folder; its weights must be safetensors.
+
+    Args:
+        folder: As written by `StableDiffusionXLPipeline.save_pretrained`.
+        dtype: Type of the weights in memory.
+    """
+    pipeline = load_pipeline(folder, dtype=dtype)
+    config = pipeline.unet.config
+    return PipelineFamily(
+        name="sdxl",
+        pipeline=pipeline,
+        network_part="unet",
+        process=_pipeline.variance_preserving(pipeline),
+        lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+        size=config.sample_size * pipeline.vae_scale_factor,
+        sample_shape=(config.in_channels, config.sample_size, config.sample_size),
+        predict=predicted,
+        text_condition=text_condition,
+        image_conditions=image_conditions,
+    )
+
+
+def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
+    """The plain diffusers pipeline of a folder, without a watermark and without a progress bar.
+
+    Raises:
+        ModelError: If it cannot be loaded, or is the refiner, which has one text encoder.
+    """
+    replaced = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
+    pipeline = _pipeline.load(StableDiffusionXLPipeline, folder, dtype=dtype, replaced=replaced)
+    if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
+        raise ModelError(
+            f"{folder}: text_encoder is empty in model_index.json, as in the refiner, which is not "
+            "supported. Give the folder of the base model."
+        )
+    _pipeline.require_limits(pipeline, folder, ["tokenizer", "tokenizer_2"])
+    return pipeline
+
+
+def predicted(
+    unet: nn.Module, noisy: Float[Tensor, " N *D"], timestep: Tensor, condition: Condition
+) -> Float[Tensor, " N *D"]:
+    """The UNet's output, called as the pipeline does."""
+    added = {"text_embeds": condition["pooled"], "time_ids": condition["time_ids"]}
+    return unet(
+        noisy,
+        timestep,
+        encoder_hidden_states=condition["prompt"],
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]
+
+
+def text_condition(pipeline: Any, prompts: Sequence[str]) -> Condition:
+    """Last but one hidden states of both encoders, `prompt`: [N, L, C]; `pooled`: [N, P] of the second.
+
+    The empty prompt stands for no prompt. Where the model's config says so, both are zero for it, which is
+    what the pipeline takes for the unguided half.
+    """
+    first, _ = _pipeline.clip_states(pipeline.text_encoder, pipeline.tokenizer, prompts)
+    second, pooled = _pipeline.clip_states(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
+    prompt = torch.cat([first, second], -1)
+    if pipeline.config.force_zeros_for_empty_prompt:
+        empty = torch.tensor([text == "" for text in prompts], device=prompt.device)
+        prompt, pooled = prompt.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
+    return {"prompt": prompt, "pooled": pooled}
+
+
+def image_conditions(framings: Sequence[Framing]) -> Condition:
+    """`time_ids`: [N, 6], height and width of the original, top and left of the crop, height and width drawn.
+
+    Source:
+        Podell et al. 2023, arXiv:2307.01952, section 2.2.
+    """
+    rows = [[*framing.original, *framing.crop, framing.size, framing.size] for framing in framings]
+    return {"time_ids": torch.tensor(rows, dtype=torch.float32)}
