@@ -29,6 +29,7 @@ PROMPTS = ["a red fish", "two birds"]
 BUILDERS = {
     "sd15": tiny.stable_diffusion,
     "sdxl": tiny.stable_diffusion_xl,
+    "sd3": tiny.stable_diffusion_3,
 }
 UNGUIDED: dict[str, float] = {}
 """Guidance scale at which the pipeline calls its network as in training; 1 where it is not named."""

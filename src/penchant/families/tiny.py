@@ -8,6 +8,9 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -19,6 +22,9 @@ from transformers import (
     CLIPTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from penchant.diffusion.prediction import Prediction
@@ -114,6 +120,70 @@ def stable_diffusion_xl(folder: Path, *, seed: int = 0) -> Path:
         }
     StableDiffusionXLPipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
     return folder
+
+
+def stable_diffusion_3(folder: Path, *, t5: bool = True, seed: int = 0) -> Path:
+    """Write a random `StableDiffusion3Pipeline` of 16 x 16 px images and 4 x 8 x 8 latents.
+
+    Args:
+        folder: Where to write it; made if missing.
+        t5: False leaves the third text encoder empty.
+        seed: Seed of the weights.
+
+    Returns:
+        The folder.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "transformer": SD3Transformer2DModel(
+                sample_size=8,
+                in_channels=4,
+                out_channels=4,
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                caption_projection_dim=16,
+                joint_attention_dim=32,
+                pooled_projection_dim=32,
+                pos_embed_max_size=8,
+                dual_attention_layers=(0,),
+                qk_norm="rms_norm",
+            ),
+            "vae": AutoencoderKL(**_VAE, shift_factor=0.06),
+            "text_encoder": CLIPTextModelWithProjection(_text_config()),
+            "text_encoder_2": CLIPTextModelWithProjection(_text_config()),
+            "text_encoder_3": t5_encoder() if t5 else None,
+            "tokenizer": tokenizer(folder / "tokenizer"),
+            "tokenizer_2": tokenizer(folder / "tokenizer_2"),
+            "tokenizer_3": t5_tokenizer() if t5 else None,
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        }
+    StableDiffusion3Pipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def t5_encoder() -> T5EncoderModel:
+    """A random T5 encoder of two layers and 32 channels."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(_LETTERS) + 4,
+            d_model=32,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A unigram tokenizer of single letters."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    return T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in _LETTERS)], extra_ids=0)
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
