@@ -30,8 +30,9 @@ BUILDERS = {
     "sd15": tiny.stable_diffusion,
     "sdxl": tiny.stable_diffusion_xl,
     "sd3": tiny.stable_diffusion_3,
+    "flux": tiny.flux,
 }
-UNGUIDED: dict[str, float] = {}
+UNGUIDED = {"flux": 3.5}
 """Guidance scale at which the pipeline calls its network as in training; 1 where it is not named."""
 
 

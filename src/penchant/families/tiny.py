@@ -9,6 +9,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -160,6 +162,42 @@ def stable_diffusion_3(folder: Path, *, t5: bool = True, seed: int = 0) -> Path:
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
         }
     StableDiffusion3Pipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def flux(folder: Path, *, guidance: bool = True, seed: int = 0) -> Path:
+    """Write a random `FluxPipeline` of 256 x 256 px images and 4 x 128 x 128 latents; smaller ones also fit.
+
+    Args:
+        folder: Where to write it; made if missing.
+        guidance: False leaves out the embedding of the guidance scale.
+        seed: Seed of the weights.
+
+    Returns:
+        The folder.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "transformer": FluxTransformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=32,
+                pooled_projection_dim=16,
+                guidance_embeds=guidance,
+                axes_dims_rope=(4, 6, 6),
+            ),
+            "vae": AutoencoderKL(**_VAE, shift_factor=0.12),
+            "text_encoder": CLIPTextModel(_text_config()),
+            "text_encoder_2": t5_encoder(),
+            "tokenizer": tokenizer(folder / "tokenizer"),
+            "tokenizer_2": t5_tokenizer(),
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        }
+    FluxPipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
     return folder
 
 
