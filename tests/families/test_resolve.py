@@ -27,8 +27,8 @@ def test_a_whole_folder_is_found(tiny_model):
 
 def test_a_missing_path(tmp_path):
     assert refused(tmp_path / "no") == (
-        f"run.yaml: model: no model folder '{tmp_path}/no'. Give a folder written by save_pretrained, or one "
-        f"of the shipped models: {', '.join(SHIPPED)}."
+        f"run.yaml: model: no model folder '{tmp_path}/no'. Give a folder written by save_pretrained, the "
+        f"name of a model on the hub (owner/name@revision), or one of the shipped models: {', '.join(SHIPPED)}."
     )
 
 
@@ -51,7 +51,10 @@ def test_half_a_pipeline_folder(folder, part):
 
 def test_a_part_without_config_or_weights(folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    assert refused(folder) == "run.yaml: model: half a pipeline folder: vae/ has no safetensors weights."
+    assert refused(folder) == (
+        "run.yaml: model: half a pipeline folder: vae/ has no safetensors weights. Download the folder "
+        "again, or take a revision that has them."
+    )
     (folder / "vae" / "config.json").unlink()
     assert refused(folder) == "run.yaml: model: half a pipeline folder: vae/config.json is missing."
 

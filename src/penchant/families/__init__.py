@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Final
 
 from penchant.errors import ModelError
-from penchant.families import _folder
+from penchant.families import _folder, _hub
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
 
@@ -26,23 +26,30 @@ def quiet() -> None:
 
 
 def resolve(model: str, *, where: str = "model") -> Path:
-    """Folder of a shipped model or of a path; checks that it is a whole pipeline with safe weights.
+    """Folder of a model; checks that it is a whole pipeline with safe weights.
+
+    Args:
+        model: A shipped name, a folder, or `owner/name` on the hub, with `@revision` if wanted; it is
+            downloaded.
+        where: Place of the name, for messages.
 
     Raises:
-        ModelError: If the folder is missing, incomplete, or holds weights in pickle form.
+        ModelError: If it is missing, cannot be downloaded, is incomplete, or has weights in pickle form.
     """
     folder = SHIPPED.get(model, Path(model))
+    if not folder.exists() and _hub.is_name(model):
+        folder = _hub.download(model, where)
     if not folder.is_dir():
         raise ModelError(
-            f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, or one of the "
-            f"shipped models: {', '.join(SHIPPED)}."
+            f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, the name of a "
+            f"model on the hub (owner/name@revision), or one of the shipped models: {', '.join(SHIPPED)}."
         )
     _folder.check(folder, where)
     return folder
 
 
 def load(model: str, *, where: str = "model") -> DiffusionFamily:
-    """Load a shipped model or a pipeline folder: networks, encoders and noise process of its family.
+    """Load a model, named as for `resolve`: networks, encoders and noise process of its family.
 
     Raises:
         ModelError: As `resolve` and `family_of`.

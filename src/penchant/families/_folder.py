@@ -107,7 +107,10 @@ def _check_part(part: Path, where: str) -> None:
             "refused. Convert it once, where you trust it: load the pipeline with diffusers and call "
             "save_pretrained(folder, safe_serialization=True)."
         )
-    raise ModelError(f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights.")
+    raise ModelError(
+        f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights. Download the folder "
+        "again, or take a revision that has them."
+    )
 
 
 def _check_whole(weights: Path, where: str) -> None:
