@@ -379,6 +379,11 @@ class DiffusionFamily(Protocol):
         ...
 
     @property
+    def size_step(self) -> int:
+        """Sides of images are multiples of it, in pixels."""
+        ...
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one latent at that size."""
         ...

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusion3Pipeline
+from tests import small
 
 from penchant.diffusion.flow import LogitNormalLaw
-from penchant.errors import ModelError
+from penchant.errors import CompositionError, ConfigError, ModelError
 from penchant.families import _pipeline, family_of, resolve, sd3, tiny
 
 
@@ -36,3 +37,26 @@ def test_another_scheduler_is_refused(folder):
     pipeline.scheduler = DDIMScheduler()
     with pytest.raises(ModelError, match=r"^scheduler DDIMScheduler: not supported for this model"):
         _pipeline.rectified_flow(pipeline, LogitNormalLaw(), num_tokens=16)
+
+
+@pytest.fixture
+def options(folder, tiny_pairs, tmp_path):
+    return lambda **changes: small.run_options(folder, tiny_pairs, tmp_path / "out", changes)
+
+
+def test_a_size_that_does_not_fit_the_patches_is_refused(options):
+    with pytest.raises(ConfigError) as caught:
+        small.assembled(options(**{"data.size": 18}))
+    assert str(caught.value) == "run.yaml: data.size: must be a multiple of 4 for this model, got 18."
+
+
+def test_a_method_that_samples_by_ddim_is_refused(options, folder):
+    stored = dict.fromkeys(["training.batch_size", "training.micro_batch_size"], small.REMOVED)
+    held_out = dict.fromkeys(["training.heldout_every", "training.heldout_draws"], small.REMOVED)
+    changes = {"method": "d3po", "objective": {}, "online": {"reward": "colourfulness"}}
+    with pytest.raises(CompositionError) as caught:
+        small.assembled(options(**changes, **stored, **held_out))
+    assert str(caught.value) == (
+        f"run.yaml: method 'd3po' samples by DDIM, which does not fit the flow model '{folder}'. Take a "
+        "method for stored data."
+    )

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from tests import small
 
 from penchant import families
 from penchant.data.rows import Candidate
@@ -14,6 +15,7 @@ from penchant.errors import ModelError
 from penchant.families import sdxl, tiny
 from penchant.protocols import Framing
 from penchant.randomness import Randomness
+from penchant.slots.compose import step
 from penchant.training.encode import Group, encode
 
 
@@ -52,6 +54,25 @@ def test_each_candidate_is_told_its_own_size_and_crop(family):
         [[20, 40, 0, 8, 16, 16], [60, 24, 12, 0, 16, 16]],
     ]
     assert batch.condition["prompt"].shape[:2] == batch.condition["pooled"].shape[:2] == (2, 1)
+
+
+def test_a_method_that_samples_tells_the_models_own_size(folder, tiny_pairs, tmp_path):
+    stored = dict.fromkeys(["training.batch_size", "training.micro_batch_size"], small.REMOVED)
+    held_out = dict.fromkeys(["training.heldout_every", "training.heldout_draws"], small.REMOVED)
+    changes = {
+        "method": "d3po",
+        "objective": {},
+        "online": {"reward": "colourfulness", "prompts_per_step": 2},
+        "ratio.sampler.num_steps": 2,
+    }
+    parts = small.assembled(
+        small.run_options(folder, tiny_pairs, tmp_path / "out", {**changes, **stored, **held_out})
+    )
+    batch = parts.source(0).micro[0]
+    for condition in (batch.condition, batch.unconditional):
+        assert condition["time_ids"].tolist() == [[[16, 16, 0, 0, 16, 16]]] * 2
+    assert (batch.unconditional["prompt"] == 0).all() and (batch.condition["prompt"] != 0).any()
+    step(parts.method, parts.models, batch, Randomness(run=0)).loss.backward()
 
 
 def test_a_mirrored_crop_lies_in_the_mirror(family):

@@ -8,6 +8,7 @@ from typing import Final
 
 from penchant.errors import ModelError
 from penchant.families import _folder, _hub
+from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
 
@@ -63,7 +64,8 @@ def load_folder(folder: Path, *, where: str = "model") -> DiffusionFamily:
     Raises:
         ModelError: As `family_of`, or if diffusers cannot load it.
     """
-    return family_of(folder, where=where).load(folder)
+    family: PipelineFamily = family_of(folder, where=where).load(folder)
+    return family
 
 
 def family_of(folder: Path, *, where: str = "model") -> ModuleType:

@@ -47,7 +47,7 @@ class NetworkDenoiser:
             return self.predict(self.network, noisy.to(dtype), timestep, condition)
 
 
-def no_image_conditions(framings: Sequence[Framing]) -> Condition:
+def nothing_told(framings: Sequence[Framing]) -> Condition:
     """Of a model that is told nothing of the image but the prompt."""
     return {}
 
@@ -64,10 +64,11 @@ class PipelineFamily:
         process: Noise schedule and prediction type, from the model's own scheduler config.
         lora_targets: Endings of the names of the layers that a LoRA adapts by default.
         size: Side of the images that the model draws, in pixels.
+        size_step: Sides of images are multiples of it, in pixels.
         sample_shape: C, H, W of a latent.
         predict: How the pipeline calls the network.
         text_condition: Pipeline and prompts give the condition of each prompt.
-        image_conditions: Condition of each image beside its prompt, one row each.
+        told: Condition of each image beside its prompt, one row each.
     """
 
     name: str
@@ -76,10 +77,11 @@ class PipelineFamily:
     process: NoiseProcess
     lora_targets: tuple[str, ...]
     size: int
+    size_step: int
     sample_shape: tuple[int, ...]
     predict: Predict
     text_condition: Callable[[Any, Sequence[str]], Condition]
-    image_conditions: Callable[[Sequence[Framing]], Condition] = no_image_conditions
+    told: Callable[[Sequence[Framing]], Condition] = nothing_told
 
     def __post_init__(self) -> None:
         for part in self.pipeline.components.values():
@@ -104,6 +106,10 @@ class PipelineFamily:
         """Condition of each prompt, one row each, in float32 on the CPU; long prompts are cut, as is said."""
         condition = self.text_condition(self.pipeline, list(prompts))
         return {name: value.float().cpu() for name, value in condition.items()}
+
+    def image_conditions(self, framings: Sequence[Framing]) -> Condition:
+        """What the model is told of each image beside its prompt, one row each; often nothing."""
+        return self.told(framings)
 
     @torch.no_grad()
     def encode_images(

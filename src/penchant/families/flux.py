@@ -55,6 +55,7 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
             "to_add_out",
         ),  # fmt: skip
         size=side * pipeline.vae_scale_factor,
+        size_step=PATCH * pipeline.vae_scale_factor,
         sample_shape=(config.in_channels // PATCH**2, side, side),
         predict=partial(predicted, guidance=GUIDANCE if config.guidance_embeds else None),
         text_condition=text_condition,

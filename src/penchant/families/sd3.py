@@ -41,6 +41,7 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         ),
         lora_targets=lora_targets(config.num_layers),
         size=config.sample_size * pipeline.vae_scale_factor,
+        size_step=config.patch_size * pipeline.vae_scale_factor,
         sample_shape=(config.in_channels, config.sample_size, config.sample_size),
         predict=predicted,
         text_condition=text_condition,

@@ -36,10 +36,11 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         process=_pipeline.variance_preserving(pipeline),
         lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
         size=config.sample_size * pipeline.vae_scale_factor,
+        size_step=pipeline.vae_scale_factor,
         sample_shape=(config.in_channels, config.sample_size, config.sample_size),
         predict=predicted,
         text_condition=text_condition,
-        image_conditions=image_conditions,
+        told=image_conditions,
     )
 
 

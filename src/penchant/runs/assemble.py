@@ -154,6 +154,11 @@ def assemble(
         step_scheduler_with_optimizer=False,
     )
     family = families.load_folder(folder, where=f"{where}: model")
+    if (run.data.size or family.size) % family.size_step:
+        raise ConfigError(
+            f"{where}: data.size: must be a multiple of {family.size_step} for this model, "
+            f"got {run.data.size}."
+        )
     family.to(accelerator.device)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()

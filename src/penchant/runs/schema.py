@@ -43,7 +43,8 @@ class Data(_Section):
     size: int | None = Field(
         default=None,
         ge=8,
-        description="Edge of the square that images are resized to, in pixels; null is the model's own.",
+        description="Edge of the square that images are resized to and drawn at, in pixels; null is the "
+        "model's own.",
     )
 
 
