@@ -20,7 +20,7 @@ from penchant.randomness import Randomness
 from penchant.runs.evaluate import sampled
 from penchant.runs.load import load
 from penchant.slots.compose import step
-from penchant.training.adapters import add_lora
+from penchant.training.adapters import add_lora, continue_lora, save_lora
 from penchant.training.encode import sampling_conditions
 from penchant.training.reference import SwitchedReference
 
@@ -276,6 +276,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(tuned):
     assert tuned.network.is_gradient_checkpointing
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_saved_adapter_is_continued_from_where_it_was(tuned, folder, tmp_path):
+    save_lora(tuned, tmp_path)
+    other = families.load(str(folder))
+    continue_lora(other.network, tmp_path, part=other.network_part)
+    noisy, timestep = latents(tuned, 2), tuned.process.timestep(torch.tensor([0.2, 0.7]))
+    condition = conditions(tuned, PROMPTS)
+    both = models(other)
+    with torch.no_grad():
+        expected = tuned.denoiser(tuned.network)(noisy, timestep, condition)
+        for denoiser in (both.policy, both.reference):
+            assert torch.equal(denoiser(noisy, timestep, condition), expected)
+        assert not torch.equal(tuned.denoiser(plain_network(folder))(noisy, timestep, condition), expected)
+
+
+def plain_network(folder):
+    return families.load(str(folder)).network
 
 
 @pytest.fixture(scope="module")

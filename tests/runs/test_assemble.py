@@ -39,8 +39,8 @@ def train(monkeypatch, capsys, tmp_path):
 
 
 def test_a_missing_model(train, options):
-    assert train(options(model="models/no")).startswith(
-        "run.yaml: model: no model folder 'models/no'. Give a folder written by save_pretrained, or one of "
+    assert train(options(model="./models/no")).startswith(
+        "run.yaml: model: no model folder './models/no'. Give a folder written by save_pretrained, the name "
     )
 
 
@@ -179,6 +179,6 @@ def test_a_batch_that_the_processes_cannot_share(options):
 
 
 def test_a_run_that_could_not_begin_leaves_the_folder_free(train, options, tmp_path):
-    train(options(model="models/no"))
+    train(options(model="./models/no"))
     small.train(options())
     assert (tmp_path / "out" / "adapter").is_dir()
