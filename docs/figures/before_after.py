@@ -1,4 +1,4 @@
-"""Write docs/images/before-after.png from the samples of a run: base above, tuned below, equal seeds.
+"""Write docs/images/before-after.png from the samples of a run: base left, tuned right, equal places.
 
 .venv/bin/python docs/figures/before_after.py runs/demo
 """
@@ -9,24 +9,23 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-COLUMNS, SIDE, GAP, LABEL = 12, 64, 6, 52
+COLUMNS, ROWS, SIDE, GAP, LABEL = 6, 4, 72, 4, 18
 
 
 def main(run_folder: Path) -> None:
     """Take every nth pair of the index, so that the choice is not ours."""
     lines = (run_folder / "samples" / "index.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines[:: max(1, len(lines) // (2 * COLUMNS))]][: 2 * COLUMNS]
-    width, height = LABEL + COLUMNS * (SIDE + GAP), 4 * (SIDE + GAP) + 2 * GAP
-    sheet = Image.new("RGB", (width, height), "white")
+    count = COLUMNS * ROWS
+    rows = [json.loads(line) for line in lines[:: max(1, len(lines) // count)]][:count]
+    block = COLUMNS * (SIDE + GAP) + 4 * GAP
+    sheet = Image.new("RGB", (2 * block, LABEL + ROWS * (SIDE + GAP)), "white")
     drawn = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
-        x = LABEL + number % COLUMNS * (SIDE + GAP)
-        top = number // COLUMNS * (2 * (SIDE + GAP) + 2 * GAP)
-        for line, side in enumerate(("base", "tuned")):
-            y = top + line * (SIDE + GAP)
-            drawn.text((4, y + SIDE // 2 - 6), "before" if side == "base" else "after", fill="black")
+    for left, side, name in ((0, "base", "before"), (block, "tuned", "after")):
+        drawn.text((left + GAP, 3), name, fill="black")
+        for number, row in enumerate(rows):
+            place = (left + number % COLUMNS * (SIDE + GAP), LABEL + number // COLUMNS * (SIDE + GAP))
             with Image.open(run_folder / "samples" / row[side]) as image:
-                sheet.paste(image.resize((SIDE, SIDE)), (x, y))
+                sheet.paste(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
     out = Path(__file__).parents[1] / "images" / "before-after.png"
     sheet.save(out, optimize=True)
     print(out)

@@ -10,7 +10,7 @@ from PIL import Image
 from penchant.errors import DataError
 from penchant.reports import gallery as module
 from penchant.reports.contents import ImagePair
-from penchant.reports.gallery import gallery, picture
+from penchant.reports.gallery import NUM_VISIBLE, contact_sheets, gallery, picture
 
 
 def noise(path, size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -58,6 +58,31 @@ def test_240_pairs_of_noise_stay_below_five_megabytes(tmp_path):
     assert rows[100].base.exact
     assert not rows[-1].base.exact
     assert sum(sizes) + (240 - 130) * sizes[-1] < 4_900_000
+
+
+def test_the_contact_sheets_hold_the_first_pairs_in_the_same_places(tmp_path):
+    pairs = []
+    for number in range(NUM_VISIBLE + 1):
+        for side, value in (("base", 10 * number), ("tuned", 255 - 10 * number)):
+            Image.new("RGB", (64, 32), (value, value, value)).save(tmp_path / f"{side}{number}.png")
+        pairs.append(
+            ImagePair(
+                prompt="p",
+                seed=number,
+                base=tmp_path / f"base{number}.png",
+                tuned=tmp_path / f"tuned{number}.png",
+            )
+        )
+    for sheet, grey in zip(contact_sheets(pairs), (lambda n: 10 * n, lambda n: 255 - 10 * n), strict=True):
+        image = decoded(sheet.address)
+        assert image.size == (6 * 96, 4 * 96) == (sheet.width, sheet.height)
+        for number in (0, 7, 23):
+            middle = image.getpixel((number % 6 * 96 + 48, number // 6 * 96 + 48))
+            assert abs(middle[0] - grey(number)) <= 4
+            assert min(image.getpixel((number % 6 * 96 + 48, number // 6 * 96 + 4))) >= 250  # a wide picture
+    one = contact_sheets(pairs[:1])
+    assert (one[0].width, one[0].height) == (96, 96)
+    assert contact_sheets([]) is None
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from penchant.errors import DataError
 from penchant.reports.contents import ImagePair
@@ -17,6 +17,12 @@ NUM_VISIBLE = 24
 
 LARGEST_SIDE = 256
 """Larger pictures are shown smaller, and lossy; up to this size every pixel is kept."""
+
+SHEET_COLUMNS = 6
+"""Pictures in a row of the contact sheets."""
+
+SHEET_SIDE = 96
+"""Side of the square that a picture gets in a contact sheet, in pixels."""
 
 LOSSLESS_BUDGET = 2_800_000
 """Bytes of lossless pictures in one page; beyond it the pairs behind the click become lossy."""
@@ -54,21 +60,49 @@ def picture(path: Path, *, exact: bool = True) -> Picture:
     Raises:
         DataError: The file is no image.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not a readable image, {error}. Sample again.") from None
+    image = _opened(path)
     width, height = image.size
     exact = exact and max(image.size) <= LARGEST_SIDE
+    if not exact:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return Picture(address=_address(image, exact=exact), width=width, height=height, exact=exact)
+
+
+def contact_sheets(pairs: Sequence[ImagePair]) -> tuple[Picture, Picture] | None:
+    """The pairs shown at once as one sheet before and one after, in the same places; None without pairs."""
+    shown = pairs[:NUM_VISIBLE]
+    if not shown:
+        return None
+    return _sheet([pair.base for pair in shown]), _sheet([pair.tuned for pair in shown])
+
+
+def _sheet(paths: Sequence[Path]) -> Picture:
+    columns = min(SHEET_COLUMNS, len(paths))
+    rows = -(-len(paths) // columns)
+    sheet = Image.new("RGB", (columns * SHEET_SIDE, rows * SHEET_SIDE), "white")
+    for number, path in enumerate(paths):
+        tile = ImageOps.contain(_opened(path), (SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+        left, top = number % columns * SHEET_SIDE, number // columns * SHEET_SIDE
+        sheet.paste(tile, (left + (SHEET_SIDE - tile.width) // 2, top + (SHEET_SIDE - tile.height) // 2))
+    return Picture(address=_address(sheet, exact=False), width=sheet.width, height=sheet.height, exact=False)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: not a readable image, {error}. Sample again.") from None
+
+
+def _address(image: Image.Image, *, exact: bool) -> str:
     buffer = io.BytesIO()
     if exact:
         image.save(buffer, format="WEBP", lossless=True, quality=60, method=4)
     else:
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
         image.save(buffer, format="WEBP", quality=82, method=4)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(address=f"data:image/webp;base64,{text}", width=width, height=height, exact=exact)
+    return f"data:image/webp;base64,{text}"
 
 
 def gallery(pairs: Sequence[ImagePair]) -> list[GalleryPair]:

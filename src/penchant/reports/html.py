@@ -17,7 +17,7 @@ from penchant.evaluation.flags import Thresholds, over_optimisation
 from penchant.evaluation.results import Drift, Results
 from penchant.reports import charts
 from penchant.reports.contents import Metrics, RunContents, read_run_folder
-from penchant.reports.gallery import NUM_VISIBLE, gallery
+from penchant.reports.gallery import NUM_VISIBLE, contact_sheets, gallery
 from penchant.reports.summary import (
     change_text,
     effect_text,
@@ -141,6 +141,7 @@ def render(contents: RunContents) -> str:
         drift=[] if results is None else drift_rows(results.drift),
         visible=pairs[:NUM_VISIBLE],
         hidden=pairs[NUM_VISIBLE:],
+        sheets=contact_sheets(contents.pairs),
         exact=all(picture.exact for pair in pairs for picture in (pair.base, pair.tuned)),
         charts=drawn,
         not_logged=not_logged,
