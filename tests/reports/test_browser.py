@@ -68,8 +68,9 @@ def test_the_page_renders_without_trouble(run_folder, open_page, width):
     assert troubles == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.eval_on_selector_all("img", "images => images.map(i => [i.naturalWidth, i.width])")
-    assert len(sizes) == 60
-    assert all(natural == 64 and shown > 90 for natural, shown in sizes)
+    assert len(sizes) == 62  # two contact sheets and 30 pairs
+    assert all(natural == 576 and shown > 300 for natural, shown in sizes[:2])
+    assert all(natural == 64 and shown > 90 for natural, shown in sizes[2:])
     results = read_results(run_folder / "results.json")
     text = page.inner_text("main")
     assert percent(results.win_rate.value) in text
@@ -80,7 +81,9 @@ def test_the_page_renders_without_trouble(run_folder, open_page, width):
 
 def test_base_stands_left_of_tuned_and_charts_have_size(run_folder, open_page):
     page, _ = open_page(write_report(run_folder), 390)
-    base, tuned = (page.locator(f"figure.{side} img").first.bounding_box() for side in ("base", "tuned"))
+    base, tuned = (
+        page.locator(f".pair figure.{side} img").first.bounding_box() for side in ("base", "tuned")
+    )
     assert base["x"] < tuned["x"]
     assert base["y"] == tuned["y"]
     boxes = page.eval_on_selector_all(

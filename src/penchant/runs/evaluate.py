@@ -210,15 +210,13 @@ def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
     return torch.cat(images) / 2 + 0.5
 
 
-def require_known_names(run: RunFile, *, where: str) -> None:
+def require_possible(run: RunFile, *, where: str) -> None:
     """Refuse an evaluation section that could not be carried out, before hours of training.
 
     Raises:
-        ConfigError: An unknown reward, or the metric is the one that training aims at.
+        ConfigError: The metric is the one that training aims at.
         DataError: The file of prompts cannot be read.
     """
-    for name in run.evaluation.scores:
-        rewards.catalog.get(name, where=f"{where}: evaluation.scores")
     if run.evaluation.metric is not None:
         metric_of(run, where=where)
     if run.evaluation.prompts != HELD_OUT:

@@ -143,6 +143,8 @@ def _refuse_unknown_names(run: RunFile, where: str) -> None:
     _in_list("method", run.method, methods.catalog.names(), f"{where}: method")
     for score in run.evaluation.scores:
         _in_list("reward", score, rewards.catalog.names(), f"{where}: evaluation.scores")
+    if run.evaluation.metric is not None:
+        _in_list("reward", run.evaluation.metric, rewards.catalog.names(), f"{where}: evaluation.metric")
     if run.online is not None:
         _in_list("reward", run.online.reward, rewards.catalog.names(), f"{where}: online.reward")
 

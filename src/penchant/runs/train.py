@@ -20,7 +20,7 @@ from penchant import families, log
 from penchant.errors import Interrupted, RunFolderError
 from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
-from penchant.runs.evaluate import require_known_names
+from penchant.runs.evaluate import require_possible
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
 from penchant.runs.load import dump
 from penchant.runs.manifest import manifest, model_hash, peak_memory
@@ -58,7 +58,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     started = datetime.now(UTC)
     earlier = _earlier_manifest(folder) if resume else None
     torch.manual_seed(run.seed)
-    require_known_names(run, where=where)
+    require_possible(run, where=where)
     parts = assemble(_with_found_beta(run, earlier), where=where, phase=partial(phase, console))
     if earlier is not None:
         _refuse_other_content(run, folder, parts, earlier)

@@ -1,0 +1,167 @@
+"""Base against tuned model from a run folder: what is drawn, measured, written and refused."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from tests import small
+
+from penchant.cli import main
+from penchant.errors import ConfigError, DataError, RunFolderError
+from penchant.evaluation.results import read_results
+from penchant.evaluation.sampling import Sampler, draw, requests_for, to_picture
+from penchant.reports.summary import outcome
+from penchant.runs.evaluate import evaluate, metric_of, pipelines, require_possible, sample, suite_of
+from penchant.runs.load import check, load
+
+EVALUATION = {
+    "metric": "colourfulness",
+    "scores": ["colourfulness", "compressibility", "caption-match"],
+    "num_steps": 2,
+    "num_prompts": 3,
+    "diversity_prompts": 2,
+    "batch_size": 4,
+}
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, tiny_pairs, tmp_path_factory):
+    """A run of two steps with a strong learning rate."""
+    changes = {"evaluation": EVALUATION, "training.learning_rate": 0.05}
+    raw = small.run_options(tiny_model, tiny_pairs, tmp_path_factory.mktemp("run") / "out", changes)
+    return small.train(raw)[0]
+
+
+@pytest.fixture(scope="module")
+def results(trained):
+    return evaluate(trained, console=QUIET)
+
+
+def test_every_prompt_is_judged_once_and_some_are_drawn_twice(trained, results):
+    rows = [json.loads(line) for line in (trained.samples / "index.jsonl").read_text().splitlines()]
+    prompts = [row["prompt"] for row in rows]
+    assert (results.win_rate.n, results.win_rate.num_prompts) == (3, 3)
+    assert len(set(prompts[:3])) == 3
+    assert prompts[3:] == prompts[:2]
+    assert len({row["seed"] for row in rows}) == 5
+    assert [line.name for line in results.drift.panel][-2:] == ["diversity between seeds", "caption match"]
+
+
+def test_the_pictures_on_disk_are_those_of_the_pipelines(trained, results):
+    run = load(trained.run_file)
+    suite = suite_of(run, where="x")
+    requests = requests_for(suite.prompts, seeds_per_prompt=1, seed=run.seed)
+    requests += requests_for(suite.prompts[:2], seeds_per_prompt=2, seed=run.seed)[1::2]
+    sampler = Sampler(num_steps=2, guidance=run.evaluation.guidance, eta=0.0, batch_size=4)
+    for side, pipeline in zip(("base", "tuned"), pipelines(trained, run), strict=True):
+        for number, image in enumerate(draw(pipeline, requests, sampler)):
+            with Image.open(trained.samples / side / f"{number:05d}.png") as stored:
+                assert stored.tobytes() == to_picture(image).tobytes()
+
+
+def test_results_are_written_as_returned(trained, results):
+    assert read_results(trained.results) == results
+    assert set(results.other_scores) == {"compressibility", "caption match"}
+    assert results.preferred_share is None  # only the judge of the shipped pairs knows a preferred style
+    assert set(results.timings) == {"training_s", "sampling_s", "scoring_s"}
+    assert results.peak_memory > 0
+    assert (results.evaluation.num_prompts, results.evaluation.precision) == (3, "float32")
+    assert "3 pairs of images" in outcome(results)["numbers"]
+
+
+def test_several_seeds_need_no_second_ones(tiny_model, tiny_pairs, tmp_path):
+    changes = {"evaluation": EVALUATION | {"seeds_per_prompt": 2, "num_prompts": 2}}
+    folder, _ = small.train(small.run_options(tiny_model, tiny_pairs, tmp_path / "out", changes))
+    found = evaluate(folder, console=QUIET)
+    assert (found.win_rate.n, found.win_rate.num_prompts) == (4, 2)
+    assert len((folder.samples / "index.jsonl").read_text().splitlines()) == 4
+
+
+def test_sample_draws_what_is_asked_for_and_keeps_what_is_there(trained, tmp_path):
+    place = sample(trained, prompts=["a fish"], num=2, out=tmp_path / "drawn", console=QUIET)
+    rows = [json.loads(line) for line in (place / "index.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a fish", "a fish"]
+    assert all((place / row[side]).is_file() for row in rows for side in ("base", "tuned"))
+    with pytest.raises(RunFolderError, match="exists and is not empty. Give another folder with --out."):
+        sample(trained, prompts=["a fish"], num=1, out=place, console=QUIET)
+
+
+def test_a_run_that_is_not_complete_is_refused(trained):
+    known = json.loads(trained.manifest.read_text())
+    trained.manifest.write_text(json.dumps(known | {"complete": False}))
+    try:
+        with pytest.raises(RunFolderError, match="the training is not complete. Go on with"):
+            pipelines(trained, load(trained.run_file))
+    finally:
+        trained.manifest.write_text(json.dumps(known))
+
+
+def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options):
+    own = check(options(), where="run.yaml")
+    with pytest.raises(ConfigError, match=r"^run.yaml: evaluation.metric: name the reward that judges"):
+        metric_of(own, where="run.yaml")
+    online = {
+        "method": "d3po",
+        "objective": {},
+        "online": {"reward": "colourfulness"},
+        "data.heldout_split": None,
+        "training": {"steps": 1},
+        "evaluation": {"metric": "colourfulness"},
+    }
+    run = check(options(**online), where="run.yaml")
+    with pytest.raises(ConfigError, match="the run was trained on 'colourfulness', which cannot judge it"):
+        require_possible(run, where="run.yaml")
+
+
+def test_names_and_prompts_are_checked_before_training(options, tmp_path):
+    for wrong in ({"scores": ["style", "beauty"]}, {"metric": "beauty"}):
+        place = f"run.yaml: evaluation.{next(iter(wrong))}: unknown reward 'beauty'"
+        with pytest.raises(ConfigError, match=f"^{place}"):
+            check(options(evaluation=wrong), where="run.yaml")
+    lost = check(options(evaluation={"prompts": str(tmp_path / "lost.txt")}), where="run.yaml")
+    with pytest.raises(DataError, match="lost.txt: cannot be read"):
+        require_possible(lost, where="run.yaml")
+
+
+def test_noise_that_the_schedule_would_not_read_is_refused(trained, monkeypatch):
+    run = load(trained.run_file)
+    run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"eta": 0.5})})
+
+    class Deaf:
+        class scheduler:
+            @staticmethod
+            def step(sample): ...
+
+    monkeypatch.setattr("penchant.runs.evaluate.pipelines", lambda folder, run: (Deaf(), Deaf()))
+    from penchant.runs.evaluate import sampled
+
+    with pytest.raises(ConfigError, match="evaluation.eta: type does not read it. Set it to 0."):
+        sampled(trained, run, [], QUIET)
+
+
+def test_the_commands_evaluate_sample_and_explain(trained, results, tmp_path, monkeypatch, capsys):
+    def penchant(*words):
+        monkeypatch.setattr(sys, "argv", ["penchant", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert "3 pairs of images" in penchant("evaluate", trained.path)
+    assert read_results(trained.results).win_rate == results.win_rate
+    out = penchant("sample", trained.path, "--prompt", "a fish", "--num", "1", "--out", tmp_path / "new")
+    assert out.strip().endswith(str(tmp_path / "new"))
+    explained = penchant("explain", trained.run_file)
+    for line in ("training.learning_rate", "what it takes", "of the denoiser", "of activations"):
+        assert line in explained
+
+
+def test_weights_are_sampled_in_the_precision_that_is_asked_for(trained):
+    run = load(trained.run_file)
+    half = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"precision": "bfloat16"})})
+    for pipeline in pipelines(trained, half):
+        assert {p.dtype for p in pipeline.unet.parameters()} == {torch.bfloat16}
