@@ -67,7 +67,7 @@ class Explanation:
         what, data = "prompts", "sampled from the model while it trains"
         if self.groups is not None:
             what = "groups"
-            data = f"{self.groups:,} usable groups, seen {self.epochs:.2g} times"
+            data = f"{self.groups:,} usable groups, seen {self.epochs:,.1f} times"
         seen = f"{self.steps * self.batch_size:,} {what} in {self.steps:,} steps of {self.batch_size}"
         time_needed = "not estimated for methods that sample"
         if self.step_seconds is not None and self.training_seconds is not None:
