@@ -132,10 +132,11 @@ class DriftFromReference:
         output = at_least_float32(models.policy(point.noisy, point.timestep, point.condition))
         drift = point.grouped(_reduce((output - anchor) ** 2, self.reduction))
         error = point.grouped(_reduce((output - target) ** 2, self.reduction))
+        log_policy = -self.scale * error
         sign = 1.0 if self.sign == "derived_plus" else -1.0
         return Groups(
-            log_policy=-self.scale * error,
-            log_reference=-self.scale * error - sign * self.scale * drift,
+            log_policy=log_policy,
+            log_reference=log_policy - sign * self.scale * drift,
             score=batch.score,
             valid=batch.valid,
             error=error,
