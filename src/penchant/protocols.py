@@ -56,6 +56,8 @@ class Groups:
         error_reference: The same of the reference.
         log_snr: Log signal-to-noise ratio at which the group was measured.
         time: Position on the noise scale, 0 clean to 1 noise.
+        importance: How much rarer than by the law of its noise level the group is seen there; its loss is
+            multiplied by it. None means 1.
         whole: The same groups of the whole global batch (all micro-batches and processes), detached; set for
             objectives that couple the batch.
     """
@@ -68,6 +70,7 @@ class Groups:
     error_reference: Float[Tensor, "B K"] | None = None
     log_snr: Float[Tensor, " B"] | None = None
     time: Float[Tensor, " B"] | None = None
+    importance: Float[Tensor, " B"] | None = None
     whole: "Groups | None" = None
 
     @property
@@ -105,6 +108,8 @@ class LatentBatch:
             candidates share it.
         score: As in Groups.
         valid: As in Groups.
+        quantile: Where in the law of the timesteps each group is measured, in [0, 1); None draws it.
+        importance: As in Groups.
     """
 
     ids: tuple[str, ...]
@@ -112,6 +117,8 @@ class LatentBatch:
     condition: Condition
     score: Float[Tensor, "B K"] | None = None
     valid: Bool[Tensor, "B K"] | None = None
+    quantile: Float[Tensor, " B"] | None = None
+    importance: Float[Tensor, " B"] | None = None
 
     def to(self, device: torch.device) -> "LatentBatch":
         """The same batch on another device."""
@@ -346,7 +353,13 @@ class Framing:
 
 
 class DiffusionFamily(Protocol):
-    """One loaded text-to-image model: all that training, sampling and export need of it."""
+    """One loaded text-to-image model: all that training, sampling and export need of it.
+
+    Attributes:
+        process: How it adds noise in training; the model's own unless a run changes it.
+    """
+
+    process: NoiseProcess
 
     @property
     def name(self) -> str:
@@ -361,11 +374,6 @@ class DiffusionFamily(Protocol):
     @property
     def network_part(self) -> str:
         """Name of the network among the parts of a pipeline folder, and prefix of its adapters."""
-        ...
-
-    @property
-    def process(self) -> NoiseProcess:
-        """How it adds noise."""
         ...
 
     @property

@@ -20,18 +20,33 @@ def scaled_linear_alphas(num_timesteps: int, beta_start: float, beta_end: float)
     return torch.cumprod(1 - betas, 0)
 
 
+def zero_terminal_snr(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+    """The same schedule, stretched so that the last timestep is pure noise and the first as it was.
+
+    sqrt(abar) is shifted to 0 at the end and scaled back to its value at the start.
+
+    Source:
+        Lin et al. 2023, arXiv:2305.08891, algorithm 1.
+    """
+    signal = alphas_cumprod.sqrt()
+    first, last = signal[0], signal[-1]
+    return ((signal - last) * first / (first - last)) ** 2
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VariancePreserving:
-    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t uniform over the integers [0, T).
+    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t uniform over the trained timesteps.
 
     Attributes:
         alphas_cumprod: abar_t, decreasing, in [0, 1].
         prediction: What the network predicts.
+        trained: The timesteps that training sees, all alike; None for all integers in [0, T).
     """
 
     alphas_cumprod: Float[Tensor, " T"]
     prediction: Prediction
+    trained: tuple[int, ...] | None = None
 
     @property
     def num_timesteps(self) -> int:
@@ -40,7 +55,9 @@ class VariancePreserving:
 
     def timestep(self, quantile: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
         """The integer timestep at a quantile in [0, 1)."""
-        return (quantile.double() * self.num_timesteps).long().clamp(0, self.num_timesteps - 1)
+        number = self.num_timesteps if self.trained is None else len(self.trained)
+        place = (quantile.double() * number).long().clamp(0, number - 1)
+        return place if self.trained is None else torch.tensor(self.trained, device=place.device)[place]
 
     def time(self, timestep: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Timestep as a share of T; in [0, 1)."""

@@ -23,8 +23,9 @@ from penchant.data.dataset import Dataset, require_usable
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
+from penchant.runs.noise import law_of, process_of
 from penchant.runs.override import override
-from penchant.runs.schema import RunFile
+from penchant.runs.schema import Noise, RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
@@ -36,6 +37,7 @@ from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import SwitchedReference, frozen_copy
 from penchant.training.source import EncodedExamples, Source, StoredSource
+from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
@@ -62,6 +64,7 @@ class Assembled:
         schedule: Its learning rate.
         average: Moving average of the weights; None if not kept.
         health: The guards.
+        importance: The law of the timesteps, if it learns from the run.
         accelerator: Processes and devices.
         num_groups: Groups of the training split; 0 for a method that samples.
         data: The stored data.
@@ -79,6 +82,7 @@ class Assembled:
     schedule: LRScheduler
     average: MovingAverage | None
     health: Health
+    importance: Importance | None
     accelerator: Accelerator
     num_groups: int
     data: Dataset
@@ -123,6 +127,11 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
                     f"{where}: {section}.{name}: a method that samples the model does not read it. "
                     "Remove it; online.prompts_per_step sets the size of a step."
                 )
+    if run.noise != Noise():
+        raise ConfigError(
+            f"{where}: noise: a method that samples the model is trained on the sampler's timesteps and does "
+            "not read this section. Remove it."
+        )
 
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
@@ -153,15 +162,14 @@ def assemble(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
         step_scheduler_with_optimizer=False,
     )
-    family = families.load_folder(folder, where=f"{where}: model")
+    family = load_family(run, folder, where=where)
+    law = law_of(family.process, run.noise, method, where=where)
     if (run.data.size or family.size) % family.size_step:
         raise ConfigError(
             f"{where}: data.size: must be a multiple of {family.size_step} for this model, "
             f"got {run.data.size}."
         )
     family.to(accelerator.device)
-    if run.training.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
     bare = family.network
     reference_network = make_trainable(family, run)
     optimizer_of = _optimizer_maker(bare, run)
@@ -176,7 +184,7 @@ def assemble(
         heldout = _heldout(run, method, family, where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
-        source = _stored(run, examples, accelerator, where)
+        source = _stored(run, examples, law, accelerator, where)
     if run.wants_auto_beta:
         method = _with_auto_beta(run, method, models, network, source, optimizer_of, accelerator, where)
     schedule = build_schedule(
@@ -196,12 +204,22 @@ def assemble(
         schedule=schedule,
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
         health=Health(**run.health.model_dump()),
+        importance=law if isinstance(law, Importance) else None,
         accelerator=accelerator,
         num_groups=num_groups,
         data=train_data,
         model_folder=folder,
         family=family,
     )
+
+
+def load_family(run: RunFile, folder: Path, *, where: str) -> DiffusionFamily:
+    """The model of a run, with the noise that the run file asks for."""
+    family = families.load_folder(folder, where=f"{where}: model")
+    family.process = process_of(family.process, run.noise, where=where)
+    if run.training.gradient_checkpointing:
+        family.network.enable_gradient_checkpointing()
+    return family
 
 
 def make_trainable(family: DiffusionFamily, run: RunFile) -> nn.Module:
@@ -294,14 +312,20 @@ def _heldout(
     return _encoded(run, method, family, data, "held-out", where, phase)
 
 
-def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, where: str) -> StoredSource:
+def _stored(
+    run: RunFile,
+    examples: EncodedExamples,
+    law: TimestepLaw | None,
+    accelerator: Accelerator,
+    where: str,
+) -> Source:
     t, processes = run.training, accelerator.num_processes
     if t.batch_size % processes:
         raise ConfigError(
             f"{where}: training.batch_size: must be divisible by the {processes} processes, "
             f"got {t.batch_size}."
         )
-    return StoredSource(
+    source = StoredSource(
         examples,
         batch_size=t.batch_size,
         micro_batch_size=t.micro_batch_size or t.batch_size // processes,
@@ -310,6 +334,9 @@ def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, w
         process=accelerator.process_index,
         num_processes=processes,
     )
+    if law is None:
+        return source
+    return DrawnTimesteps(source, law, process=accelerator.process_index, num_processes=processes)
 
 
 def _rollout(

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from penchant import families
 from penchant.protocols import DiffusionFamily, LatentBatch, Models
 from penchant.randomness import Randomness
-from penchant.runs.assemble import PRECISIONS, data_of, make_trainable, method_of, models_of
+from penchant.runs.assemble import PRECISIONS, data_of, load_family, make_trainable, method_of, models_of
 from penchant.runs.manifest import method_as_dict
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
@@ -109,9 +109,7 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
     data = data_of(run, run.data.train_split, where=where)
-    family = families.load_folder(folder, where=f"{where}: model")
-    if run.training.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
+    family = load_family(run, folder, where=where)
     reference = make_trainable(family, run)
     models = models_of(
         method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]

@@ -76,6 +76,34 @@ class Lora(_Section):
 
 
 @final
+class Noise(_Section):
+    """Noise levels of the training; what is left out is the model's own."""
+
+    draw: Literal["independent", "stratified", "antithetic", "importance"] = Field(
+        default="independent",
+        description="How the timesteps of a step are drawn: each for itself; one in each of as many equal "
+        "parts of their law as there are groups; in mirrored twos; or more often where the gradient factor "
+        "is large, with weights that undo it.",
+    )
+    timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        default=None,
+        description="The only timesteps that are trained, all alike, as for few-step models (SDXL-Turbo: "
+        "249, 499, 749, 999); null trains all. Not for flow models.",
+    )
+    zero_terminal_snr: bool = Field(
+        default=False,
+        description="Stretch the noise schedule so that its last timestep is pure noise. Not for flow "
+        "models.",
+    )
+    shift: float | None = Field(
+        default=None,
+        gt=0,
+        description="Moves noise levels up, s to shift s / (1 + (shift - 1) s); null is the model's. Only "
+        "for flow models.",
+    )
+
+
+@final
 class Training(_Section):
     """How the model learns."""
 
@@ -297,6 +325,7 @@ class RunFile(_Section):
         "method's own. null keeps those.",
     )
     experimental: bool = Field(default=False, description="Allow slots that are marked experimental.")
+    noise: Noise = Field(default_factory=lambda: Noise())
     training: Training
     online: Online | None = Field(
         default=None, description="Only for methods that sample the model while they train."

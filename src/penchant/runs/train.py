@@ -70,6 +70,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         progress=Progress(),
         average=parts.average,
         health=parts.health,
+        importance=parts.importance,
     )
     place = latest(folder.checkpoints) if resume else None
     if place is not None:
@@ -153,6 +154,8 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
         callbacks += [metrics, board]
     callbacks.append(parts.health)
+    if parts.importance is not None:
+        callbacks.append(parts.importance)
     if parts.average is not None:
         callbacks.append(parts.average)
     if parts.heldout is not None:

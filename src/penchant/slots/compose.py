@@ -73,7 +73,7 @@ class StepOutput:
     """What one step gives.
 
     Attributes:
-        loss: Mean over the batch of weight * objective + terms; carries the gradient.
+        loss: Mean over the batch of importance * (weight * objective + terms); carries the gradient.
         measured: Detached numbers of each group, [B] each, under the names of `log.METRICS`; NaN where a
             group has no such number.
         time: Position of each group on the noise scale; None for methods without one.
@@ -116,6 +116,8 @@ def step(
     loss = weight * objective
     for term in method.terms:
         loss = loss + term(models, batch, groups, draws)
+    if groups.importance is not None:
+        loss = groups.importance * loss
     return StepOutput(
         loss=loss.mean(),
         measured=_measured(method, groups, weight, loss=loss.detach(), objective=objective.detach()),

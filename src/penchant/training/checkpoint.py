@@ -20,6 +20,7 @@ from penchant.errors import RunFolderError
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
 from penchant.training.loop import Progress, Record
+from penchant.training.timesteps import Importance
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class TrainState:
         progress: Steps and samples done.
         average: Moving average of the weights, if one is kept.
         health: The guards' memory, if they are on.
+        importance: The law of the timesteps, if it learns from the run.
     """
 
     network: nn.Module
@@ -47,6 +49,7 @@ class TrainState:
     progress: Progress
     average: MovingAverage | None = None
     health: Health | None = None
+    importance: Importance | None = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
@@ -85,6 +88,7 @@ def save(state: TrainState, folder: Path) -> Path:
             "samples": state.progress.samples,
             "schedule": state.schedule.state_dict(),
             "health": None if state.health is None else state.health.state(),
+            "importance": None if state.importance is None else state.importance.state(),
             "files": hashes,
         }
         (partial / _STATE).write_text(json.dumps(known, indent=2), encoding="utf-8")
@@ -141,6 +145,8 @@ def load(state: TrainState, place: Path) -> None:
     state.progress.step, state.progress.samples = stored["step"], stored["samples"]
     if state.health is not None and stored["health"] is not None:
         state.health.load(stored["health"])
+    if state.importance is not None and stored["importance"] is not None:
+        state.importance.load(stored["importance"])
     if state.average is not None:
         state.average.load(load_file(place / "average.safetensors"))
 

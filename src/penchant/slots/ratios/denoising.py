@@ -35,8 +35,8 @@ class Denoising:
     log_policy = -scale * err_theta,  log_reference = -scale * err_ref,
     err_m = reduce over C H W of (prediction_m(x_t, t, c) - target)^2
 
-    t is one draw per group. Policy and reference see the same x_t bit for bit, and both errors are reduced in
-    float32.
+    t is one draw per group, uniform in the quantiles of the process's law. Policy and reference see the same
+    x_t bit for bit, and both errors are reduced in float32.
 
     Attributes:
         reduction: `mean` over the elements of a latent (all published code), or `sum` (the papers' norm). A
@@ -82,6 +82,7 @@ class Denoising:
             error_reference=reference_error,
             log_snr=point.log_snr,
             time=point.time,
+            importance=batch.importance,
         )
 
 
@@ -143,6 +144,7 @@ class DriftFromReference:
             error_reference=point.grouped(_reduce((anchor - target) ** 2, self.reduction)),
             log_snr=point.log_snr,
             time=point.time,
+            importance=batch.importance,
         )
 
 
@@ -164,10 +166,11 @@ class NoisyPoint:
     def draw(
         cls, policy: Denoiser, batch: LatentBatch, draws: Randomness, *, shared_noise: bool
     ) -> "NoisyPoint":
-        """Draw one timestep per group and its noise; add the noise."""
+        """Draw one timestep per group, unless the batch brings it, and its noise; add the noise."""
         groups, candidates = batch.latents.shape[:2]
         sample_shape, device = batch.latents.shape[2:], batch.latents.device
-        timestep = policy.process.timestep(draws.uniform(batch.ids, "timestep")).to(device)
+        quantile = draws.uniform(batch.ids, "timestep") if batch.quantile is None else batch.quantile.cpu()
+        timestep = policy.process.timestep(quantile).to(device)
         if shared_noise:
             noise = draws.normal(batch.ids, sample_shape, "noise").unsqueeze(1)
         else:
