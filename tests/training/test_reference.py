@@ -4,7 +4,8 @@ import pytest
 import torch
 from tests import small
 
-from penchant.training.loop import accumulate
+from penchant.errors import PenchantError
+from penchant.training.loop import Progress, Record, accumulate
 from penchant.training.reference import starting_point
 
 
@@ -127,3 +128,89 @@ def test_gradient_checkpointing_gives_the_same_gradients(options):
     assert got.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(got[name], gradient)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"training.lora": {"rank": 2}}, {"training.mode": "full"}], ids=["lora", "full"]
+)
+def test_a_copy_and_an_offloaded_copy_say_what_the_switched_adapter_says(options, changes):
+    changes = {**LORA, **changes}
+    if changes.get("training.mode"):
+        changes["training.lora"] = small.REMOVED
+    outputs = []
+    for reference in ({}, {"kind": "copy"}, {"kind": "copy", "offload": True}):
+        parts = small.assembled(options(**changes, **{"training.reference": reference}))
+        update(parts)
+        outputs.append((margins(one_step(parts, 1)[0]), probe(parts)[1]))
+    assert outputs[0][0].abs().min() > 0
+    for margin, prediction in outputs[1:]:
+        assert torch.equal(margin, outputs[0][0]) and torch.equal(prediction, outputs[0][1])
+
+
+def test_an_offloaded_copy_holds_nothing_on_the_device_between_calls(options):
+    parts = small.assembled(options(**LORA, **{"training.reference": {"kind": "copy", "offload": True}}))
+    network = parts.models.reference.network
+    probe(parts)
+    assert all(p.is_meta for p in network.parameters())
+    assert not any(p.is_meta for p in parts.bare.parameters())
+
+
+def test_a_moving_reference_takes_the_policy_over_and_the_margin_starts_again(options, tmp_path):
+    changes = {**LORA, "training.reference": {"kind": "moving", "every": 2}, "training.learning_rate": 0.01}
+    once, _ = small.train(options(**changes, **{"training.steps": 4}), output=tmp_path / "once")
+    rows = [row for row in small.metrics(once.path) if row["split"] == "train"]
+    moved = [row["log_ratio/winner"] != 0 for row in rows]
+    assert moved == [False, True, False, True]
+    assert rows[2]["loss"] == pytest.approx(0.693147, abs=1e-6)
+    twice = tmp_path / "twice"
+    small.train(options(**changes, **{"training.steps": 3}), output=twice)
+    small.train(options(**changes, **{"training.steps": 4}), output=twice, resume=True)
+    assert small.metrics(twice) == small.metrics(once.path)
+
+
+def test_a_softly_moving_reference_is_the_mixture(options):
+    reference = {"kind": "moving", "mix": 0.25, "every": 3}
+    parts = small.assembled(
+        options(
+            **LORA,
+            **{"training.mode": "full", "training.lora": small.REMOVED, "training.reference": reference},
+        )
+    )
+    name, weight = next(iter(parts.bare.named_parameters()))
+    frozen = dict(parts.models.reference.network.named_parameters())[name]
+    before = frozen.clone()
+    with torch.no_grad():
+        weight += 1
+    for step in (1, 2):
+        parts.moving.on_step(Progress(step=step), Record(step=step))
+        assert torch.equal(frozen, before)
+    parts.moving.on_step(Progress(step=3), Record(step=3))
+    torch.testing.assert_close(frozen, before + 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"training.reference": {"kind": "moving", "mix": 0.5}}, "reference.mix must be 1 with mode 'lora'"),
+        ({"training.reference": {"every": 3}}, "every: is only read by kind 'moving', got kind 'start'"),
+        (
+            {"training.reference": {"offload": True}},
+            "reference.offload is for a frozen copy, got mode 'lora'",
+        ),
+        (
+            {"training.reference": {"kind": "copy"}, "method": "mapo"},
+            "method 'mapo' has no reference and does",
+        ),
+    ],
+)
+def test_options_of_another_kind_of_reference_are_refused(options, changes, sentence):
+    raw = options(**{"objective": {}} | changes)
+    with pytest.raises(PenchantError, match=sentence):
+        small.assembled(raw)
+
+
+def test_full_fine_tuning_without_a_reference_holds_one_network(options):
+    parts = small.assembled(
+        options(method="mapo", **{"objective": {}, "training.mode": "full", "training.lora": small.REMOVED})
+    )
+    assert parts.models.reference is None and parts.models.policy.network is parts.network

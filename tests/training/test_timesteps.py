@@ -115,9 +115,8 @@ def test_mirrored_twos_and_strata():
     assert (strata * 5).long().tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("draw", ["stratified", "antithetic", "importance"])
-def test_each_changes_a_run_and_goes_on_from_a_checkpoint(options, tmp_path, draw):
-    def run(name, *, steps, draw=draw, **options_of_train):
+def test_a_law_that_learns_goes_on_from_a_checkpoint(options, tmp_path):
+    def run(name, *, steps, draw="importance", **options_of_train):
         changes = {"training.learning_rate": 0.03, "objective": {"beta": 20_000}, "noise.draw": draw}
         raw = options(**changes, **{"training.steps": steps, "data.heldout_split": None})
         small.train(raw, output=tmp_path / name, **options_of_train)
@@ -127,6 +126,13 @@ def test_each_changes_a_run_and_goes_on_from_a_checkpoint(options, tmp_path, dra
     assert once != run("plain", steps=3, draw="independent")
     run("twice", steps=2)
     assert run("twice", steps=3, resume=True) == once
+
+
+@pytest.mark.parametrize(("draw", "law"), [("stratified", Stratified), ("antithetic", Antithetic)])
+def test_a_run_draws_as_it_says(options, draw, law):
+    parts = small.assembled(options(**{"noise.draw": draw}))
+    assert isinstance(parts.source, DrawnTimesteps) and isinstance(parts.source.law, law)
+    assert all(piece.quantile is not None for piece in parts.source(0).micro)
 
 
 def test_the_loss_of_a_group_is_multiplied_by_its_importance(options):

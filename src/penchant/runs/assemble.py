@@ -25,7 +25,7 @@ from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.runs.noise import law_of, process_of
 from penchant.runs.override import override
-from penchant.runs.schema import Noise, RunFile
+from penchant.runs.schema import Noise, Reference, RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
@@ -35,7 +35,13 @@ from penchant.training.encode import encode, groups_of, sampling_conditions
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
-from penchant.training.reference import SwitchedReference, frozen_copy
+from penchant.training.reference import (
+    MovingReference,
+    SwitchedReference,
+    frozen_copy,
+    offload,
+    second_adapter,
+)
 from penchant.training.source import EncodedExamples, Source, StoredSource
 from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
 
@@ -65,6 +71,7 @@ class Assembled:
         average: Moving average of the weights; None if not kept.
         health: The guards.
         importance: The law of the timesteps, if it learns from the run.
+        moving: Moves the reference's weights; None if they stay.
         accelerator: Processes and devices.
         num_groups: Groups of the training split; 0 for a method that samples.
         data: The stored data.
@@ -83,6 +90,7 @@ class Assembled:
     average: MovingAverage | None
     health: Health
     importance: Importance | None
+    moving: MovingReference | None
     accelerator: Accelerator
     num_groups: int
     data: Dataset
@@ -97,6 +105,11 @@ def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
         raise CompositionError(
             f"{where}: method {method.name!r} trains language models, {run.model!r} draws images. Take a "
             "method for images, or use penchant.slots.compose.step in your own loop."
+        )
+    if not method.needs_reference and run.training.reference != Reference():
+        raise ConfigError(
+            f"{where}: training.reference: method {method.name!r} has no reference and does not read this "
+            "section. Remove it."
         )
     online = isinstance(method.ratio, Stepwise)
     if online and run.online is None:
@@ -169,9 +182,13 @@ def assemble(
             f"{where}: data.size: must be a multiple of {family.size_step} for this model, "
             f"got {run.data.size}."
         )
-    family.to(accelerator.device)
     bare = family.network
-    reference_network = make_trainable(family, run)
+    reference_network = make_trainable(family, run, method)
+    family.to(accelerator.device)
+    if run.training.reference.offload:
+        offload(reference_network, accelerator.device)
+    else:
+        reference_network.to(accelerator.device)
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
@@ -205,6 +222,7 @@ def assemble(
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
         health=Health(**run.health.model_dump()),
         importance=law if isinstance(law, Importance) else None,
+        moving=_moving_reference(run, bare, reference_network),
         accelerator=accelerator,
         num_groups=num_groups,
         data=train_data,
@@ -222,24 +240,36 @@ def load_family(run: RunFile, folder: Path, *, where: str) -> DiffusionFamily:
     return family
 
 
-def make_trainable(family: DiffusionFamily, run: RunFile) -> nn.Module:
-    """Set up what trains; the network that the reference calls."""
-    network, lora = family.network, run.training.lora
+def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.Module:
+    """Set up what trains; the network that the reference calls, which is the same if there is no second."""
+    network, lora, reference = family.network, run.training.lora, run.training.reference
     if run.training.mode == "full":
-        reference = frozen_copy(network)
+        frozen = frozen_copy(network) if method.needs_reference else network
         network.requires_grad_(True)
-        return reference
+        return frozen
     if lora.start_from is not None:
         continue_lora(network, Path(lora.start_from), part=family.network_part)
-    else:
-        add_lora(
-            network,
-            rank=lora.rank,
-            alpha=lora.rank if lora.alpha is None else lora.alpha,
-            targets=lora.targets or family.lora_targets,
-            seed=run.seed,
-        )
-    return network
+        return frozen_copy(network) if reference.kind == "copy" else network
+    frozen = frozen_copy(network) if reference.kind == "copy" else network
+    add_lora(
+        network,
+        rank=lora.rank,
+        alpha=lora.rank if lora.alpha is None else lora.alpha,
+        targets=lora.targets or family.lora_targets,
+        seed=run.seed,
+        twice=reference.kind == "moving",
+    )
+    return frozen
+
+
+def _moving_reference(run: RunFile, network: nn.Module, reference: nn.Module) -> MovingReference | None:
+    """What moves the reference's weights, if anything does."""
+    options = run.training.reference
+    if options.kind != "moving":
+        return None
+    followers = second_adapter(network) if reference is network else dict(reference.named_parameters())
+    policy = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    return MovingReference(policy, followers, mix=options.mix, every=options.every)
 
 
 def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer]:

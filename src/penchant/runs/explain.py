@@ -110,13 +110,13 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     folder = families.resolve(run.model, where=f"{where}: model")
     data = data_of(run, run.data.train_split, where=where)
     family = load_family(run, folder, where=where)
-    reference = make_trainable(family, run)
+    reference = make_trainable(family, run, method)
     models = models_of(
         method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]
     )
     trained = [p for p in family.network.parameters() if p.requires_grad]
     parameters = sum(p.numel() for p in family.network.parameters())
-    copies = 1 if reference is family.network or not method.needs_reference else 2
+    copies = 1 if reference is family.network else 2
     online = isinstance(method.ratio, Stepwise)
     groups = None if online else len(groups_of(data, method.shape, where=f"{where}: data.path"))
     batch = run.training.batch_size if run.online is None else run.online.prompts_per_step

@@ -104,6 +104,43 @@ class Noise(_Section):
 
 
 @final
+class Reference(_Section):
+    """What the policy is compared with."""
+
+    kind: Literal["start", "copy", "moving"] = Field(
+        default="start",
+        description="`start`: the model as it was, by switching the adapter off or back (mode `lora`) or "
+        "from a frozen copy (mode `full`); `copy`: a frozen copy in both modes; `moving`: follows the "
+        "policy.",
+    )
+    offload: bool = Field(
+        default=False,
+        description="Keep the frozen copy in main memory and bring it to the accelerator layer by layer.",
+    )
+    mix: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Only `moving`: share of the policy's weights that the reference takes over, in (0, 1]; "
+        "1 makes it the policy.",
+    )
+    every: int = Field(default=512, ge=1, description="Only `moving`: steps between these updates.")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for name in ("mix", "every") if self.kind != "moving" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is only read by kind 'moving', got kind {self.kind!r}. Remove {name}."
+                )
+        return self
+
+
+_FROZEN_COPIES: Final = (("full", "start"), ("full", "copy"), ("lora", "copy"))
+"""Modes and kinds of reference whose reference is a second network that stays as it is."""
+
+
+@final
 class Training(_Section):
     """How the model learns."""
 
@@ -112,6 +149,9 @@ class Training(_Section):
     )
     lora: Lora = Field(
         default_factory=lambda: Lora(), description="Options of the adapter; only with mode `lora`."
+    )
+    reference: Reference = Field(
+        default_factory=lambda: Reference(), description="Only for methods with a reference."
     )
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(default=32, ge=1, description="Groups per optimizer step, over all processes.")
@@ -172,6 +212,16 @@ class Training(_Section):
         if self.mode == "full" and self.lora != Lora():
             raise ValueError(
                 "lora is only read with mode 'lora', got mode 'full'. Remove lora or change the mode."
+            )
+        if self.mode == "lora" and self.reference.mix != 1:
+            raise ValueError(
+                f"reference.mix must be 1 with mode 'lora', got {self.reference.mix}: the mean of two "
+                "adapters' factors is not the adapter of their mean. Leave it out, or take mode 'full'."
+            )
+        if self.reference.offload and (self.mode, self.reference.kind) not in _FROZEN_COPIES:
+            raise ValueError(
+                f"reference.offload is for a frozen copy, got mode {self.mode!r} and reference.kind "
+                f"{self.reference.kind!r}. Remove offload, or take kind 'copy'."
             )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(

@@ -71,6 +71,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         average=parts.average,
         health=parts.health,
         importance=parts.importance,
+        moving=parts.moving,
     )
     place = latest(folder.checkpoints) if resume else None
     if place is not None:
@@ -154,8 +155,7 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
         callbacks += [metrics, board]
     callbacks.append(parts.health)
-    if parts.importance is not None:
-        callbacks.append(parts.importance)
+    callbacks += [watcher for watcher in (parts.importance, parts.moving) if watcher is not None]
     if parts.average is not None:
         callbacks.append(parts.average)
     if parts.heldout is not None:

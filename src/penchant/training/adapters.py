@@ -1,7 +1,8 @@
 """LoRA on a diffusers network: added, continued, switched and saved."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ from penchant.protocols import DiffusionFamily
 POLICY: Final = "default"
 """Name of the adapter in training."""
 START: Final = "start"
-"""Name of the frozen copy of the adapter that training continues."""
+"""Name of the frozen second adapter: the one that training continues, or a reference that moves."""
 
 
-def add_lora(network: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
+def add_lora(
+    network: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int, twice: bool = False
+) -> None:
     """Add a LoRA that changes nothing yet (B = 0) and is all that trains, in float32.
 
     Args:
@@ -29,20 +32,23 @@ def add_lora(network: Any, *, rank: int, alpha: int, targets: Sequence[str], see
         alpha: The update is scaled by alpha / rank.
         targets: Endings of the names of the linear layers to adapt.
         seed: Seed of the first factor.
+        twice: Add it also as the frozen second adapter, for a reference that moves.
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            network.add_adapter(config, adapter_name=POLICY)
-        except ValueError as error:
-            names = sorted(
-                {n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, nn.Linear)}
-            )
-            raise ModelError(
-                f"training.lora.targets: no layer ends in {', '.join(targets)}. "
-                f"Names of linear layers here: {', '.join(names)}."
-            ) from error
+    for name in (START, POLICY) if twice else (POLICY,):
+        with torch.random.fork_rng(), _two_are_meant():
+            torch.manual_seed(seed)
+            try:
+                network.add_adapter(config, adapter_name=name)
+            except ValueError as error:
+                names = sorted(
+                    {n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+                )
+                raise ModelError(
+                    f"training.lora.targets: no layer ends in {', '.join(targets)}. "
+                    f"Names of linear layers here: {', '.join(names)}."
+                ) from error
+    network.set_adapter(POLICY)
     train_only_adapter(network)
 
 
@@ -67,8 +73,7 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
                 f"training.lora.start_from: {path} also adapts other parts than the {part}, for "
                 f"example {foreign[0]!r}; they would be lost. Give a LoRA of this model's {part} alone."
             )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # two are meant
+        with _two_are_meant():
             for name in (START, POLICY):
                 network.load_lora_adapter(str(folder), prefix=part, weight_name=path.name, adapter_name=name)
         network.set_adapter(POLICY)
@@ -78,6 +83,14 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
             "an adapter that was trained on this model."
         ) from error
     train_only_adapter(network)
+
+
+@contextmanager
+def _two_are_meant() -> Iterator[None]:
+    """Without peft's warning that the network has an adapter already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        yield
 
 
 def train_only_adapter(network: nn.Module) -> None:

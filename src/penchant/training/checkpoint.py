@@ -20,6 +20,7 @@ from penchant.errors import RunFolderError
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
 from penchant.training.loop import Progress, Record
+from penchant.training.reference import MovingReference
 from penchant.training.timesteps import Importance
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class TrainState:
         average: Moving average of the weights, if one is kept.
         health: The guards' memory, if they are on.
         importance: The law of the timesteps, if it learns from the run.
+        moving: The reference's weights, if they move.
     """
 
     network: nn.Module
@@ -50,6 +52,7 @@ class TrainState:
     average: MovingAverage | None = None
     health: Health | None = None
     importance: Importance | None = None
+    moving: MovingReference | None = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
@@ -149,6 +152,8 @@ def load(state: TrainState, place: Path) -> None:
         state.importance.load(stored["importance"])
     if state.average is not None:
         state.average.load(load_file(place / "average.safetensors"))
+    if state.moving is not None:
+        state.moving.load(load_file(place / "reference.safetensors"))
 
 
 @final
@@ -209,6 +214,8 @@ def _tensors(state: TrainState) -> Iterator[tuple[str, dict[str, Tensor]]]:
     yield "optimizer", moments
     if state.average is not None:
         yield "average", state.average.tensors()
+    if state.moving is not None:
+        yield "reference", state.moving.tensors()
 
 
 def _load_optimizer(

@@ -1,15 +1,18 @@
 """Reference models: what the policy is compared with."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
+from accelerate import cpu_offload
 from torch import Tensor, nn
 
 from penchant.protocols import Condition, Denoiser, NoiseProcess
 from penchant.training.adapters import POLICY, START, train_only_adapter
+from penchant.training.loop import Progress, Record
 
 
 @final
@@ -17,8 +20,8 @@ from penchant.training.adapters import POLICY, START, train_only_adapter
 class SwitchedReference:
     """The policy's own network, with its adapter switched to what training started from.
 
-    For a new adapter that is the bare base model (adapters off); for a continued one it is the frozen copy of
-    the adapter, because the bare base is not the policy that training starts from.
+    For a new adapter that is the bare base model (adapters off); for a continued one, and for a reference
+    that moves, it is the frozen second adapter.
 
     Attributes:
         denoiser: Calls the network.
@@ -41,16 +44,16 @@ class SwitchedReference:
 
 @contextmanager
 def starting_point(network: Any) -> Iterator[None]:
-    """Inside, the network computes what it did before training."""
-    continued = START in network.peft_config
-    if continued:
+    """Inside, the network computes what the reference does: with its second adapter, or without any."""
+    second = START in network.peft_config
+    if second:
         network.set_adapter(START)
     else:
         network.disable_adapters()
     try:
         yield
     finally:
-        if continued:
+        if second:
             network.set_adapter(POLICY)
         else:
             network.enable_adapters()
@@ -58,5 +61,63 @@ def starting_point(network: Any) -> Iterator[None]:
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
-    """A copy that does not train, for full fine-tuning."""
+    """A copy that does not train."""
     return copy.deepcopy(network).requires_grad_(False).eval()
+
+
+def offload(network: nn.Module, device: torch.device) -> None:
+    """Keep a frozen network's weights in main memory; each layer visits the device when it is called."""
+    cpu_offload(network, execution_device=device, offload_buffers=True)
+
+
+@final
+class MovingReference:
+    """Callback: reference <- (1 - mix) reference + mix policy, every so many steps.
+
+    Args:
+        policy: Weights that train, by name.
+        reference: Those that follow them, under the same names.
+        mix: In (0, 1]; 1 makes the reference the policy.
+        every: Steps between updates; >= 1.
+
+    Source:
+        Gorbatovski et al. 2024 (TR-DPO), arXiv:2404.09656: soft updates, and hard ones with mix 1.
+    """
+
+    def __init__(
+        self, policy: Mapping[str, Tensor], reference: Mapping[str, Tensor], *, mix: float, every: int
+    ) -> None:
+        assert policy.keys() == reference.keys()
+        self.policy, self.reference, self.mix, self.every = policy, reference, mix, every
+
+    def before_update(self, record: Record) -> None:
+        """Nothing to do."""
+
+    @torch.no_grad()
+    def on_step(self, progress: Progress, record: Record) -> None:
+        """Move the reference when it is time."""
+        if progress.step % self.every == 0:
+            for name, weight in self.reference.items():
+                weight.lerp_(self.policy[name].to(weight), self.mix)
+
+    def on_end(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The reference's weights, for a checkpoint."""
+        return {name: weight.detach().contiguous() for name, weight in self.reference.items()}
+
+    @torch.no_grad()
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Put stored weights back."""
+        for name, weight in self.reference.items():
+            weight.copy_(stored[name])
+
+
+def second_adapter(network: Any) -> Mapping[str, Tensor]:
+    """Weights of the frozen second adapter, under the names of the one in training."""
+    return {
+        name.replace(f".{START}.", f".{POLICY}."): parameter
+        for name, parameter in network.named_parameters()
+        if f".{START}." in name
+    }
