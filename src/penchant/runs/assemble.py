@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from penchant import families, methods, rewards
 from penchant.data import store
+from penchant.data.buckets import Size, bucket_sizes
 from penchant.data.dataset import Dataset, require_usable
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
@@ -30,7 +31,7 @@ from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import encode, groups_of, sampling_conditions
+from penchant.training.encode import Preparation, encode, groups_of, sampling_conditions
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
@@ -114,7 +115,7 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "prompt_dropout")),
+        "data": (run.data, ("flip", "size", "buckets", "crops", "prompt_dropout")),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:
@@ -154,11 +155,7 @@ def assemble(
         step_scheduler_with_optimizer=False,
     )
     family = families.load_folder(folder, where=f"{where}: model")
-    if (run.data.size or family.size) % family.size_step:
-        raise ConfigError(
-            f"{where}: data.size: must be a multiple of {family.size_step} for this model, "
-            f"got {run.data.size}."
-        )
+    sizes = _sizes(run, family, where)
     family.to(accelerator.device)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
@@ -172,8 +169,9 @@ def assemble(
     if isinstance(method.ratio, Stepwise):
         source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
-        examples = _encoded(run, method, family, train_data, "train", where, phase)
-        heldout = _heldout(run, method, family, where, phase)
+        training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
+        examples = _encoded(run, method, family, train_data, training, "train", where, phase)
+        heldout = _heldout(run, method, family, Preparation(sizes=sizes), where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
         source = _stored(run, examples, accelerator, where)
@@ -202,6 +200,21 @@ def assemble(
         model_folder=folder,
         family=family,
     )
+
+
+def _sizes(run: RunFile, family: DiffusionFamily, where: str) -> tuple[Size, ...]:
+    """Height and width of each bucket, or of the one square."""
+    size, step = run.data.size or family.size, family.size_step
+    if size % step:
+        raise ConfigError(f"{where}: data.size: must be a multiple of {step} for this model, got {size}.")
+    if run.data.buckets is None:
+        return ((size, size),)
+    if run.data.buckets.step % step:
+        raise ConfigError(
+            f"{where}: data.buckets.step: must be a multiple of {step} for this model, "
+            f"got {run.data.buckets.step}."
+        )
+    return bucket_sizes(run.data.buckets.ratios, size=size, step=run.data.buckets.step)
 
 
 def make_trainable(family: DiffusionFamily, run: RunFile) -> nn.Module:
@@ -268,6 +281,7 @@ def _encoded(
     method: Method,
     family: DiffusionFamily,
     data: Dataset,
+    preparation: Preparation,
     name: str,
     where: str,
     phase: Phase,
@@ -276,22 +290,21 @@ def _encoded(
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
-        return encode(
-            groups,
-            family,
-            size=run.data.size or family.size,
-            flip=run.data.flip and name == "train",
-            progress=progress,
-        )
+        return encode(groups, family, preparation, progress=progress)
 
 
 def _heldout(
-    run: RunFile, method: Method, family: DiffusionFamily, where: str, phase: Phase
+    run: RunFile,
+    method: Method,
+    family: DiffusionFamily,
+    preparation: Preparation,
+    where: str,
+    phase: Phase,
 ) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
     data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, "held-out", where, phase)
+    return _encoded(run, method, family, data, preparation, "held-out", where, phase)
 
 
 def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, where: str) -> StoredSource:
