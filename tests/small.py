@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 
-def picture(number: int, brightness: int) -> bytes:
-    """A noisy 16 x 16 PNG."""
-    noise = np.random.default_rng(number).normal(brightness, 40, (16, 16, 3))
+def picture(number: int, brightness: int, *, width: int = 16, height: int = 16) -> bytes:
+    """A noisy PNG."""
+    noise = np.random.default_rng(number).normal(brightness, 40, (height, width, 3))
     file = io.BytesIO()
     Image.fromarray(np.clip(noise, 0, 255).astype("uint8")).save(file, "PNG")
     return file.getvalue()
@@ -36,6 +36,24 @@ def write_pairs(path: Path, *, train: int = 12, others: int = 4) -> Path:
         for number, split in enumerate(splits)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_photos(path: Path, sizes: list[tuple[int, int]]) -> Path:
+    """Twelve training and four held-out pairs whose winners have these widths and heights in turn."""
+    from penchant.data.rows import Candidate, Example
+    from penchant.data.store import write_parquet
+
+    examples = []
+    for number in range(16):
+        width, height = sizes[number % len(sizes)]
+        winner = Candidate(image=picture(2 * number, 200, width=width, height=height))
+        loser = Candidate(image=picture(2 * number + 1, 60))
+        split = "train" if number < 12 else "validation"
+        examples.append(
+            Example(prompt=f"p {number}", candidates=(winner, loser), preference=(1.0, 0.0), split=split)
+        )
+    write_parquet(examples, path)
     return path
 
 

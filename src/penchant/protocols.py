@@ -339,17 +339,17 @@ class Reward(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """How a square training image was cut out of its original; some models are told.
+    """How a training image was cut out of its original; some models are told.
 
     Attributes:
         original: Height and width of the original, in pixels.
         crop: Top and left of the window in the resized (and mirrored) original, in pixels.
-        size: Side of the window, in pixels.
+        size: Height and width of the window, in pixels.
     """
 
     original: tuple[int, int]
     crop: tuple[int, int]
-    size: int
+    size: tuple[int, int]
 
 
 class DiffusionFamily(Protocol):

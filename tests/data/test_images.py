@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from penchant.data.images import decode, decode_candidate, prepare
+from penchant.data.images import decode, decode_candidate, dimensions, framing, prepare
 from penchant.data.rows import Candidate
 from penchant.errors import DataError
 
@@ -58,6 +58,21 @@ def test_the_orientation_of_a_photo_is_honoured():
     exif = Image.Exif()
     exif[274] = 6  # the camera was turned: show it rotated by 90 degrees
     assert decode(saved(image, "JPEG", exif=exif), where="").size == (8, 16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_the_header_tells_the_dimensions_of_the_decoded_image(kind):
+    for orientation in (1, 3, 6, 8) if kind in ("PNG", "JPEG", "WEBP", "TIFF") else (None,):
+        exif = Image.Exif()
+        exif[274] = orientation
+        candidate = Candidate(image=saved(noise(16, 8), kind, **({"exif": exif} if orientation else {})))
+        image = decode_candidate(candidate)
+        assert dimensions(candidate) == (image.height, image.width)
+
+
+def test_a_broken_header_names_its_row():
+    with pytest.raises(DataError, match=r"^f: row 3: not an image\."):
+        dimensions(Candidate(image=b"nothing", where="f: row 3"))
 
 
 def test_an_image_cut_off_is_refused():
@@ -115,13 +130,18 @@ sizes = st.tuples(st.integers(4, 40), st.integers(4, 40))
 shares = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-@given(st.lists(sizes, min_size=1, max_size=3), st.integers(1, 24), shares, st.booleans())
-def test_every_candidate_becomes_a_square_in_range(dimensions, size, crop, flip):
-    out = prepare([noise(*pair) for pair in dimensions], size=size, crop=crop, flip=flip)
-    assert out.shape == (len(dimensions), 3, size, size)
+@given(st.lists(sizes, min_size=1, max_size=3), st.tuples(st.integers(1, 24), st.integers(1, 24)), shares)
+def test_every_candidate_gets_the_size_in_range_and_its_framing_says_where(dimensions, size, crop):
+    images = [noise(*pair) for pair in dimensions]
+    out = prepare(images, size=size, crop=crop, flip=True)
+    assert out.shape == (len(dimensions), 3, *size)
     assert out.dtype == torch.float32
     assert out.min() >= -1
     assert out.max() <= 1
+    for image in images:
+        told = framing(image, size=size, crop=crop)
+        assert told.original == (image.height, image.width) and told.size == size
+        assert min(told.crop) >= 0 and 0 in told.crop, "one side is covered without a rest"
 
 
 @given(sizes, st.integers(1, 24), shares, st.booleans())
@@ -152,6 +172,16 @@ def test_the_crop_moves_along_the_long_side():  # columns 0..5 of brightness 0, 
         assert window[0, 0, 0].round().tolist() == columns
     tall = wide.transpose(Image.Transpose.TRANSPOSE)
     assert ((prepare([tall], size=2, crop=(1.0, 0.3)) + 1) * 2.5)[0, 0, :, 0].round().tolist() == [4, 5]
+
+
+def test_a_window_of_another_ratio_covers_the_image():
+    """8 x 4 pixels fill a window of 4 x 2 rows and columns when they are halved: nothing is cut."""
+    image = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(8, 4).repeat(3).reshape(8, 4, 3))
+    told = framing(image, size=(4, 2))
+    assert told.crop == (0, 0)
+    halved = torch.tensor(np.asarray(image.resize((2, 4), Image.Resampling.BILINEAR)))
+    torch.testing.assert_close(prepare([image], size=(4, 2))[0], halved.permute(2, 0, 1) / 127.5 - 1)
+    assert framing(image, size=(2, 2), crop=(1.0, 1.0)).crop == (2, 0)
 
 
 def test_shrinking_averages_instead_of_dropping_pixels():

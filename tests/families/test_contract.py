@@ -80,7 +80,7 @@ def pictures(number=2):
 
 
 def conditions(family, prompts):
-    whole = Framing(original=(SIZE, SIZE), crop=(0, 0), size=SIZE)
+    whole = Framing(original=(SIZE, SIZE), crop=(0, 0), size=(SIZE, SIZE))
     return {**family.encode_prompts(prompts), **family.image_conditions([whole] * len(prompts))}
 
 

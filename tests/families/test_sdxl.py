@@ -16,7 +16,7 @@ from penchant.families import sdxl, tiny
 from penchant.protocols import Framing
 from penchant.randomness import Randomness
 from penchant.slots.compose import step
-from penchant.training.encode import Group, encode
+from penchant.training.encode import Group, Preparation, encode
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def photo(width, height):
 
 
 def test_time_ids_are_original_crop_and_target():
-    framing = Framing(original=(30, 40), crop=(1, 2), size=16)
+    framing = Framing(original=(30, 40), crop=(1, 2), size=(16, 24))
     found = sdxl.image_conditions([framing])["time_ids"]
-    assert found.tolist() == [[30, 40, 1, 2, 16, 16]]
+    assert found.tolist() == [[30, 40, 1, 2, 16, 24]]
 
 
 def test_each_candidate_is_told_its_own_size_and_crop(family):
@@ -48,7 +48,7 @@ def test_each_candidate_is_told_its_own_size_and_crop(family):
         Group(id="1", prompt="x", candidates=[wide, high]),
         Group(id="2", prompt="", candidates=[square, wide]),
     ]
-    batch = encode(groups, family, size=16).batch([1, 0], Randomness(run=0))
+    batch = encode(groups, family, Preparation(sizes=((16, 16),))).batch([1, 0], Randomness(run=0))
     assert batch.condition["time_ids"].tolist() == [
         [[16, 16, 0, 0, 16, 16], [20, 40, 0, 8, 16, 16]],
         [[20, 40, 0, 8, 16, 16], [60, 24, 12, 0, 16, 16]],
@@ -78,8 +78,8 @@ def test_a_method_that_samples_tells_the_models_own_size(folder, tiny_pairs, tmp
 def test_a_mirrored_crop_lies_in_the_mirror(family):
     """41 x 20 becomes 33 x 16, the window starts at round(8.5) = 8, in the mirror at 33 - 16 - 8."""
     groups = [Group(id=str(n), prompt="x", candidates=[photo(41, 20)]) for n in range(20)]
-    encoded = encode(groups, family, size=16, flip=True)
-    assert encoded.image_conditions["time_ids"][0, :, 0, 3].tolist() == [8, 9]
+    encoded = encode(groups, family, Preparation(sizes=((16, 16),), flip=True))
+    assert encoded.latents.take(encoded.image[0, :, 0].tolist())["time_ids"][:, 3].tolist() == [8, 9]
     batch = encoded.batch(list(range(20)), Randomness(run=0))
     mirrored = Randomness(run=0).uniform(batch.ids, "mirror") >= 0.5
     assert (batch.condition["time_ids"][:, 0, 3] == torch.where(mirrored, 9.0, 8.0)).all()

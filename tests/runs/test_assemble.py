@@ -182,3 +182,20 @@ def test_a_run_that_could_not_begin_leaves_the_folder_free(train, options, tmp_p
     train(options(model="./models/no"))
     small.train(options())
     assert (tmp_path / "out" / "adapter").is_dir()
+
+
+def test_buckets_that_do_not_fit_the_model(train, options):
+    buckets = {"ratios": ["1x1", "4x3"], "step": 3}
+    assert train(options(**{"data.buckets": buckets})) == (
+        "run.yaml: data.buckets.step: must be a multiple of 2 for this model, got 3."
+    )
+
+
+def test_a_method_that_samples_reads_no_option_of_stored_images(train, options):
+    stored = dict.fromkeys(["training.batch_size", "training.micro_batch_size"], small.REMOVED)
+    changes = {"method": "d3po", "objective": {}, "online": {"reward": "compressibility"}, "data.crops": 2}
+    held_out = {"training.heldout_every": small.REMOVED}
+    assert train(options(**changes, **stored, **held_out)) == (
+        "run.yaml: data.crops: a method that samples the model does not read it. Remove it; "
+        "online.prompts_per_step sets the size of a step."
+    )

@@ -265,6 +265,14 @@ WRONG_FILES = {
         "5\n",
         "run.yaml: must be a mapping of options, got a single value. Write lines such as `model: emoji`.",
     ),
+    "a ratio in another form": (
+        RIGHT.replace("emoji-pairs", "emoji-pairs, buckets: {ratios: [1x1, '4:3']}"),
+        "run.yaml: data.buckets.ratios.1: must be a width and a height such as 4x3, got '4:3'.",
+    ),
+    "no ratio": (
+        RIGHT.replace("emoji-pairs", "emoji-pairs, buckets: {ratios: []}"),
+        "run.yaml: data.buckets.ratios: must be a list of at least 1, got [].",
+    ),
     "not text": (
         b"\xff\xfe\x00\x01",
         "run.yaml: is not text in UTF-8. Give the path of a run file (YAML).",

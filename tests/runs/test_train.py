@@ -163,6 +163,20 @@ def test_every_method_trains_from_a_run_file(options, tiny_lists, method):
     assert folder.adapter.is_dir() and json.loads(folder.manifest.read_text())["complete"] is True
 
 
+def test_a_run_on_images_of_several_shapes(options, tmp_path):
+    """The held-out split goes through buckets as well; a moving average and pieces are on."""
+    data = small.write_photos(tmp_path / "photos.parquet", [(12, 24), (16, 16), (24, 12), (14, 20)])
+    buckets = {"ratios": ["1x1", "1x2", "2x1"], "step": 4}
+    changes = {"data.path": str(data), "data.buckets": buckets, "data.crops": 2, "data.flip": True}
+    folder, _ = small.train(options(**changes))
+    rows = small.metrics(folder.path)
+    assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "heldout")]
+    assert all(math.isfinite(row["loss"]) for row in rows) and rows[2]["margin/mean"] != 0
+    parts = small.assembled(options(**changes))
+    shapes = {tuple(piece.latents.shape[2:]) for step in range(3) for piece in parts.source(step).micro}
+    assert shapes == {(4, 12, 6), (4, 8, 8), (4, 6, 12)}
+
+
 def test_a_run_that_stops_itself_keeps_its_last_good_checkpoint(options, tmp_path):
     changes = {"training.steps": 9, "training.checkpoint_every": 1, "training.learning_rate": 1e18}
     with pytest.raises(

@@ -1,16 +1,26 @@
 """Images and prompts go through the encoders once; shapes come from what people said."""
 
+import io
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests import small
 
 from penchant import families
 from penchant.data import store
+from penchant.data.images import decode_candidate, prepare
 from penchant.data.rows import Candidate, Example
 from penchant.errors import DataError
 from penchant.families import sd15
+from penchant.randomness import Randomness
 from penchant.shapes import Shape
-from penchant.training.encode import Group, encode, groups_of
+from penchant.training.encode import Group, Preparation, encode, groups_of
+from penchant.training.table import Table
+
+SQUARE = Preparation(sizes=((16, 16),))
 
 
 @pytest.fixture(scope="module")
@@ -85,32 +95,88 @@ def test_equal_images_and_prompts_are_encoded_once(family, monkeypatch):
         Group(id="3", prompt="y", candidates=[b, c]),
     ]
     done = []
-    found = encode(groups, family, size=16, batch_size=2, progress=done.append)
+    found = encode(groups, family, SQUARE, batch_size=2, progress=done.append)
     assert seen == {"images": 3, "prompts": ["", "x", "y"]}
     assert done == [2, 3]
     assert found.prompt == [1, 1, 2] and found.ids == ("1", "2", "3")
-    assert found.mean.shape == (3, 1, 2, 4, 8, 8)
-    assert torch.equal(found.mean[0, :, 0], found.mean[1, :, 1])
-    assert not torch.equal(found.mean[0, :, 0], found.mean[0, :, 1])
+    assert found.image.shape == (3, 1, 2) and len(found.latents) == 3
+    assert found.latents.shape(0, "mean") == (4, 8, 8)
+    assert found.image[0, 0, 0] == found.image[1, 0, 1] != found.image[0, 0, 1]
     assert found.score is None and found.valid is None
 
 
 def test_mirrored_images_are_those_of_the_mirrored_picture(family):
-    from penchant.data.images import decode_candidate, prepare
-
     candidate = Candidate(image=small.picture(5, 100))
-    found = encode([Group(id="1", prompt="", candidates=[candidate])], family, size=16, flip=True)
+    preparation = Preparation(sizes=((16, 16),), flip=True)
+    found = encode([Group(id="1", prompt="", candidates=[candidate])], family, preparation)
     pixels = prepare([decode_candidate(candidate)], size=16)
     mean, deviation = family.encode_images(pixels.flip(-1))
-    assert found.mean.shape[1] == 2
-    torch.testing.assert_close(found.mean[0, 1], mean)
-    torch.testing.assert_close(found.deviation[0, 1], deviation)
-    torch.testing.assert_close(found.mean[0, 0], family.encode_images(pixels)[0])
+    plain, mirrored = (found.latents.take([row]) for row in found.image[0, :, 0].tolist())
+    torch.testing.assert_close(mirrored["mean"], mean)
+    torch.testing.assert_close(mirrored["deviation"], deviation)
+    torch.testing.assert_close(plain["mean"], family.encode_images(pixels)[0])
 
 
 def test_lists_of_different_length_are_padded(family, tiny_lists):
     groups = groups_of(store.read(tiny_lists), Shape.RANKED, where="x")
-    found = encode(groups, family, size=16)
-    assert found.mean.shape[2] == 4
+    found = encode(groups, family, SQUARE)
+    assert found.image.shape[2] == 4
+    assert torch.equal(found.image[::2, :, 3], found.image[::2, :, 0]), "padded with the winner"
     assert found.valid.sum(1).tolist() == [3, 4] * 4
     assert (found.score[0, :3].diff() <= 0).all()
+
+
+def photo(width, height, seed=0):
+    file = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    return Candidate(image=file.getvalue())
+
+
+def test_a_group_takes_the_bucket_of_its_winner(family):
+    """Latents have half the sides here; the wide loser is cut to the high winner's bucket, and vice versa."""
+    high, wide, square = photo(12, 24), photo(30, 20), photo(20, 20)
+    groups = [
+        Group(id="high", prompt="x", candidates=[high, wide]),
+        Group(id="wide", prompt="x", candidates=[wide, high]),
+        Group(id="square", prompt="y", candidates=[square, high]),
+        Group(id="wide again", prompt="y", candidates=[wide, square]),
+    ]
+    found = encode(groups, family, Preparation(sizes=((16, 16), (20, 12), (12, 20))))
+    assert found.pieces(range(4), 4) == [[0], [1, 3], [2]]
+    shapes = [found.batch(piece, Randomness(run=0)).latents.shape for piece in found.pieces(range(4), 4)]
+    assert shapes == [(1, 2, 4, 10, 6), (2, 2, 4, 6, 10), (1, 2, 4, 8, 8)]
+    assert len(found.latents) == 2 + 3 + 2, "an image is encoded once for each bucket that it is in"
+    pixels = prepare([decode_candidate(wide)], size=(20, 12))
+    row = int(found.image[0, 0, 1])
+    torch.testing.assert_close(found.latents.take([row])["mean"], family.encode_images(pixels)[0])
+
+
+def test_all_candidates_of_a_group_get_the_same_window_and_mirror(family):
+    """Four windows, each mirrored or not: which one is seen is drawn once per group and epoch."""
+    wide, wider = photo(32, 16), photo(48, 16, seed=1)
+    preparation = Preparation(sizes=((16, 16),), crops=4, flip=True)
+    assert preparation.variants() == [
+        (0.125, False), (0.125, True), (0.375, False), (0.375, True),
+        (0.625, False), (0.625, True), (0.875, False), (0.875, True),
+    ]  # fmt: skip
+    found = encode([Group(id="1", prompt="", candidates=[wide, wider])], family, preparation)
+    assert found.image.shape == (1, 8, 2)
+    expected = {}
+    for number, (place, flip) in enumerate(preparation.variants()):
+        for k, candidate in enumerate((wide, wider)):
+            pixels = prepare([decode_candidate(candidate)], size=16, crop=(place, place), flip=flip)
+            expected[number, k] = family.encode_images(pixels)[0]
+    still = replace(found, latents=without_deviation(found.latents))
+    seen = set()
+    for epoch in range(40):
+        latents = still.batch([0], Randomness(run=0, epoch=epoch)).latents[0]
+        gaps = [max((latents[k] - expected[n, k]).abs().max() for k in (0, 1)) for n in range(8)]
+        assert min(gaps) < 1e-5
+        seen.add(gaps.index(min(gaps)))
+    assert seen == set(range(8))
+
+
+def without_deviation(table):
+    shards = [{**shard, "deviation": torch.zeros_like(shard["deviation"])} for shard in table.shards]
+    return Table(shards, table.places)

@@ -96,5 +96,5 @@ def image_conditions(framings: Sequence[Framing]) -> Condition:
     Source:
         Podell et al. 2023, arXiv:2307.01952, section 2.2.
     """
-    rows = [[*framing.original, *framing.crop, framing.size, framing.size] for framing in framings]
+    rows = [[*framing.original, *framing.crop, *framing.size] for framing in framings]
     return {"time_ids": torch.tensor(rows, dtype=torch.float32)}

@@ -19,36 +19,36 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from penchant import families, methods, rewards
 from penchant.data import store
+from penchant.data.buckets import Size, bucket_sizes
 from penchant.data.dataset import Dataset, require_usable
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
-from penchant.runs.noise import law_of, process_of
+from penchant.runs.networks import (
+    PRECISIONS,
+    load_family,
+    make_trainable,
+    models_of,
+    moving_reference,
+    place_reference,
+)
+from penchant.runs.noise import law_of
 from penchant.runs.override import override
 from penchant.runs.schema import Noise, Reference, RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
-from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import encode, groups_of, sampling_conditions
+from penchant.training.encode import Preparation, encode, groups_of, sampling_conditions
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
-from penchant.training.reference import (
-    MovingReference,
-    SwitchedReference,
-    frozen_copy,
-    offload,
-    second_adapter,
-)
+from penchant.training.reference import MovingReference
 from penchant.training.source import EncodedExamples, Source, StoredSource
 from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
-
-PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 
 Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows a phase of the set-up: its name and size give a function that is told how much is done."""
@@ -131,7 +131,7 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "prompt_dropout")),
+        "data": (run.data, ("flip", "size", "buckets", "crops", "prompt_dropout")),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:
@@ -177,18 +177,11 @@ def assemble(
     )
     family = load_family(run, folder, where=where)
     law = law_of(family.process, run.noise, method, where=where)
-    if (run.data.size or family.size) % family.size_step:
-        raise ConfigError(
-            f"{where}: data.size: must be a multiple of {family.size_step} for this model, "
-            f"got {run.data.size}."
-        )
+    sizes = _sizes(run, family, where)
     bare = family.network
     reference_network = make_trainable(family, run, method)
     family.to(accelerator.device)
-    if run.training.reference.offload:
-        offload(reference_network, accelerator.device)
-    else:
-        reference_network.to(accelerator.device)
+    place_reference(reference_network, run, accelerator.device)
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
@@ -197,8 +190,9 @@ def assemble(
     if isinstance(method.ratio, Stepwise):
         source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
-        examples = _encoded(run, method, family, train_data, "train", where, phase)
-        heldout = _heldout(run, method, family, where, phase)
+        training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
+        examples = _encoded(run, method, family, train_data, training, "train", where, phase)
+        heldout = _heldout(run, method, family, Preparation(sizes=sizes), where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
         source = _stored(run, examples, law, accelerator, where)
@@ -222,7 +216,7 @@ def assemble(
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
         health=Health(**run.health.model_dump()),
         importance=law if isinstance(law, Importance) else None,
-        moving=_moving_reference(run, bare, reference_network),
+        moving=moving_reference(run, bare, reference_network),
         accelerator=accelerator,
         num_groups=num_groups,
         data=train_data,
@@ -231,45 +225,19 @@ def assemble(
     )
 
 
-def load_family(run: RunFile, folder: Path, *, where: str) -> DiffusionFamily:
-    """The model of a run, with the noise that the run file asks for."""
-    family = families.load_folder(folder, where=f"{where}: model")
-    family.process = process_of(family.process, run.noise, where=where)
-    if run.training.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
-    return family
-
-
-def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.Module:
-    """Set up what trains; the network that the reference calls, which is the same if there is no second."""
-    network, lora, reference = family.network, run.training.lora, run.training.reference
-    if run.training.mode == "full":
-        frozen = frozen_copy(network) if method.needs_reference else network
-        network.requires_grad_(True)
-        return frozen
-    if lora.start_from is not None:
-        continue_lora(network, Path(lora.start_from), part=family.network_part)
-        return frozen_copy(network) if reference.kind == "copy" else network
-    frozen = frozen_copy(network) if reference.kind == "copy" else network
-    add_lora(
-        network,
-        rank=lora.rank,
-        alpha=lora.rank if lora.alpha is None else lora.alpha,
-        targets=lora.targets or family.lora_targets,
-        seed=run.seed,
-        twice=reference.kind == "moving",
-    )
-    return frozen
-
-
-def _moving_reference(run: RunFile, network: nn.Module, reference: nn.Module) -> MovingReference | None:
-    """What moves the reference's weights, if anything does."""
-    options = run.training.reference
-    if options.kind != "moving":
-        return None
-    followers = second_adapter(network) if reference is network else dict(reference.named_parameters())
-    policy = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    return MovingReference(policy, followers, mix=options.mix, every=options.every)
+def _sizes(run: RunFile, family: DiffusionFamily, where: str) -> tuple[Size, ...]:
+    """Height and width of each bucket, or of the one square."""
+    size, step = run.data.size or family.size, family.size_step
+    if size % step:
+        raise ConfigError(f"{where}: data.size: must be a multiple of {step} for this model, got {size}.")
+    if run.data.buckets is None:
+        return ((size, size),)
+    if run.data.buckets.step % step:
+        raise ConfigError(
+            f"{where}: data.buckets.step: must be a multiple of {step} for this model, "
+            f"got {run.data.buckets.step}."
+        )
+    return bucket_sizes(run.data.buckets.ratios, size=size, step=run.data.buckets.step)
 
 
 def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer]:
@@ -284,38 +252,12 @@ def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer
     )
 
 
-def models_of(
-    method: Method,
-    family: DiffusionFamily,
-    network: nn.Module,
-    bare: nn.Module,
-    reference: nn.Module,
-    autocast: torch.dtype | None,
-) -> Models:
-    """Policy and reference: the network with its adapters switched, or its frozen copy.
-
-    Args:
-        method: Says whether a reference is needed.
-        family: The loaded model.
-        network: The policy's module, prepared.
-        bare: The same, not wrapped for several processes.
-        reference: What `make_trainable` gave.
-        autocast: Type of the matrix products, equal for both.
-    """
-    policy = family.denoiser(network, autocast=autocast)
-    if not method.needs_reference:
-        return Models(policy=policy)
-    denoiser = family.denoiser(reference, autocast=autocast)
-    if reference is bare:
-        return Models(policy=policy, reference=SwitchedReference(denoiser=denoiser, network=bare))
-    return Models(policy=policy, reference=denoiser)
-
-
 def _encoded(
     run: RunFile,
     method: Method,
     family: DiffusionFamily,
     data: Dataset,
+    preparation: Preparation,
     name: str,
     where: str,
     phase: Phase,
@@ -324,22 +266,21 @@ def _encoded(
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
-        return encode(
-            groups,
-            family,
-            size=run.data.size or family.size,
-            flip=run.data.flip and name == "train",
-            progress=progress,
-        )
+        return encode(groups, family, preparation, progress=progress)
 
 
 def _heldout(
-    run: RunFile, method: Method, family: DiffusionFamily, where: str, phase: Phase
+    run: RunFile,
+    method: Method,
+    family: DiffusionFamily,
+    preparation: Preparation,
+    where: str,
+    phase: Phase,
 ) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
     data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, "held-out", where, phase)
+    return _encoded(run, method, family, data, preparation, "held-out", where, phase)
 
 
 def _stored(

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from penchant import families
 from penchant.protocols import DiffusionFamily, LatentBatch, Models
 from penchant.randomness import Randomness
-from penchant.runs.assemble import PRECISIONS, data_of, load_family, make_trainable, method_of, models_of
+from penchant.runs.assemble import data_of, method_of
 from penchant.runs.manifest import method_as_dict
+from penchant.runs.networks import PRECISIONS, load_family, make_trainable, models_of
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
 from penchant.slots.compose import Method, step

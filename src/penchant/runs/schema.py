@@ -4,9 +4,10 @@ Sizes count groups: one prompt with its candidates (for pairs, one pair). Paths 
 which the command runs.
 """
 
+import re
 from typing import Annotated, Any, Final, Literal, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 HELD_OUT: Final = "held-out"
 """Value of evaluation.prompts: take the prompts of a split of the data."""
@@ -19,6 +20,26 @@ Options = dict[str, Any]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _ratio(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise ValueError(f"must be a width and a height such as 4x3, got {text!r}.")
+    return text
+
+
+@final
+class Buckets(_Section):
+    """Sizes of training images, all of about one area."""
+
+    ratios: list[Annotated[str, AfterValidator(_ratio)]] = Field(
+        min_length=1,
+        description="Width to height of each bucket, as `1x1`, `4x3`, `832x1216`; a group takes the one that "
+        "is nearest to its winner, in the ratio of the sides.",
+    )
+    step: int = Field(
+        default=64, ge=1, description="Sides of the buckets are rounded to multiples of it, in pixels."
+    )
 
 
 @final
@@ -45,6 +66,16 @@ class Data(_Section):
         ge=8,
         description="Edge of the square that images are resized to and drawn at, in pixels; null is the "
         "model's own.",
+    )
+    buckets: Buckets | None = Field(
+        default=None,
+        description="Aspect buckets of the area of that square; null crops every image to the square.",
+    )
+    crops: int = Field(
+        default=1,
+        ge=1,
+        description="Windows of each image, evenly spaced along the side that is cut; each epoch a group "
+        "takes one at random, the same for all candidates. 1 is the middle.",
     )
 
 

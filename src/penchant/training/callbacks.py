@@ -150,8 +150,7 @@ class HeldOut:
         outputs = []
         for draw in range(self.draws):
             draws = Randomness(run=self.seed, epoch=-1 - draw)
-            starts = range(0, len(self.rows), self.batch_size)
-            pieces = [self.rows[start : start + self.batch_size] for start in starts]
+            pieces = self.examples.pieces(self.rows, self.batch_size)
             micro = tuple(self.examples.batch(piece, draws) for piece in pieces)
             batch = GlobalBatch(micro=micro, draws=draws, epoch=draws.epoch, size=len(self.rows))
             pool = whole_batch(self.method, self.models, batch, self.accelerator)

@@ -1,24 +1,33 @@
-"""Images and prompts through VAE and text encoder once: the latent and embedding cache.
+"""Images and prompts through VAE and text encoder once.
 
-Axes: N examples, U prompts, F mirrored variants, K candidates, D = C H W of a latent.
+Axes: N groups, F variants (windows, mirrored or not), K candidates.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, TypeVar, final
 
 import torch
+from jaxtyping import Int
+from PIL.Image import Image
 from torch import Tensor
 
-from penchant.data.images import decode_candidate, framing, prepare
+from penchant.data.buckets import Size, nearest
+from penchant.data.images import decode_candidate, dimensions, framing, prepare
 from penchant.data.rows import Candidate, Example, as_pairs, as_ranked, as_unary
 from penchant.errors import DataError
 from penchant.protocols import Condition, DiffusionFamily, Framing
 from penchant.shapes import Shape
 from penchant.training.source import EncodedExamples
+from penchant.training.table import InMemory, Rows, Table
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PROMPTS_AT_ONCE: Final = 64
 
 
 @final
@@ -83,91 +92,159 @@ def _groups(example: Example, shape: Shape) -> Iterable[Group]:
             yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How the images of a group become tensors.
+
+    Attributes:
+        sizes: Heights and widths in pixels; a group takes the one whose ratio is nearest to its winner's.
+        crops: Windows of each image, evenly spaced along the side that stands out; 1 is the middle.
+        flip: Whether there is a mirrored copy of each window.
+    """
+
+    sizes: Sequence[Size]
+    crops: int = 1
+    flip: bool = False
+
+    def variants(self) -> list[tuple[float, bool]]:
+        """Place of each window, as a share of the room there is, and whether it is mirrored."""
+        mirrored = (False, True) if self.flip else (False,)
+        return [((number + 0.5) / self.crops, flip) for number in range(self.crops) for flip in mirrored]
+
+    def size_of(self, group: Group) -> Size:
+        """Height and width of all images of a group."""
+        if len(self.sizes) == 1:
+            return self.sizes[0]
+        return nearest(dimensions(group.candidates[0]), self.sizes)
+
+
 def encode(
     groups: Sequence[Group],
     family: DiffusionFamily,
+    preparation: Preparation,
     *,
-    size: int,
-    flip: bool = False,
+    images: Rows | None = None,
+    prompts: Rows | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> EncodedExamples:
-    """Run every distinct image and prompt of the groups through the encoders, in float32.
+    """Run every distinct image and prompt of the groups through the encoders.
 
     Args:
-        groups: What to encode; lists may differ in length and are padded.
+        groups: What to encode; lists may differ in length and are padded with their first image.
         family: The loaded model.
-        size: Side of the images in pixels.
-        flip: Also keep the mirrored images; a group then takes one of the two for all its candidates.
+        preparation: How images become tensors.
+        images: Where encoded images are kept; in memory if None.
+        prompts: Where encoded prompts are kept; in memory if None.
         batch_size: Images that go through the VAE at once.
         progress: Called with the number of images done.
 
     Raises:
         DataError: An image cannot be read; names its row.
     """
-    unique = {c.content_hash: c for group in groups for c in group.candidates}
-    mean, deviation, told = _images(list(unique.values()), family, size, flip, batch_size, progress)
-    rows = dict(zip(unique, range(len(unique)), strict=True))
     longest = max(len(group.candidates) for group in groups)
-    index = torch.zeros((len(groups), longest), dtype=torch.long)
     valid = torch.zeros((len(groups), longest), dtype=torch.bool)
     score = torch.zeros((len(groups), longest))
     for number, group in enumerate(groups):
-        width = len(group.candidates)
-        index[number, :width] = torch.tensor([rows[c.content_hash] for c in group.candidates])
-        valid[number, :width] = True
+        valid[number, : len(group.candidates)] = True
         if group.score is not None:
-            score[number, :width] = torch.tensor(group.score, dtype=torch.float32)
-    prompts = list(dict.fromkeys(["", *(group.prompt for group in groups)]))
-    number_of = {prompt: number for number, prompt in enumerate(prompts)}
+            score[number, : len(group.candidates)] = torch.tensor(group.score, dtype=torch.float32)
+    latents, image = encode_images(groups, family, preparation, images or InMemory(), batch_size, progress)
+    conditions, prompt = encode_texts(groups, family, prompts or InMemory())
     return EncodedExamples(
         ids=tuple(group.id for group in groups),
-        mean=mean[index].transpose(1, 2),
-        deviation=deviation[index].transpose(1, 2),
-        prompt=[number_of[group.prompt] for group in groups],
-        conditions=encode_prompts(prompts, family),
-        image_conditions={name: table[index].transpose(1, 2) for name, table in told.items()},
+        latents=latents,
+        image=image,
+        conditions=conditions,
+        prompt=prompt,
         score=None if groups[0].score is None else score,
         valid=None if valid.all() else valid,
     )
 
 
-def encode_prompts(prompts: Sequence[str], family: DiffusionFamily, *, batch_size: int = 64) -> Condition:
+def encode_prompts(prompts: Sequence[str], family: DiffusionFamily) -> Condition:
     """Condition of each prompt; each is encoded once."""
-    pieces = [family.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+    pieces = [family.encode_prompts(piece) for piece in _pieces(prompts, _PROMPTS_AT_ONCE)]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def sampling_conditions(prompts: Sequence[str], family: DiffusionFamily) -> Condition:
     """Condition of each prompt for an uncropped image of the model's own size, as the pipeline samples it."""
-    whole = Framing(original=(family.size, family.size), crop=(0, 0), size=family.size)
+    whole = Framing(original=(family.size, family.size), crop=(0, 0), size=(family.size, family.size))
     return {**encode_prompts(prompts, family), **family.image_conditions([whole] * len(prompts))}
 
 
-def _images(
-    candidates: Sequence[Candidate],
+def encode_texts(groups: Sequence[Group], family: DiffusionFamily, rows: Rows) -> tuple[Table, list[int]]:
+    """Condition of every distinct prompt, the empty one first, and the row of each group's prompt."""
+    prompts = list(dict.fromkeys(["", *(group.prompt for group in groups)]))
+    keys = {prompt: hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts}
+    missing = set(rows.missing(keys.values()))
+    for piece in _pieces([prompt for prompt in prompts if keys[prompt] in missing], _PROMPTS_AT_ONCE):
+        rows.add([keys[prompt] for prompt in piece], family.encode_prompts(piece))
+    number_of = {prompt: number for number, prompt in enumerate(prompts)}
+    return rows.table(list(keys.values())), [number_of[group.prompt] for group in groups]
+
+
+def encode_images(
+    groups: Sequence[Group],
     family: DiffusionFamily,
-    size: int,
-    flip: bool,
+    preparation: Preparation,
+    rows: Rows,
     batch_size: int,
     progress: Callable[[int], None] | None,
-) -> tuple[Tensor, Tensor, Condition]:
-    """Mean and deviation of every candidate, [M, F, *D], and its conditions, leading axes M F."""
-    means, deviations, told = [], [], []
-    for start in range(0, len(candidates), batch_size):
-        images = [decode_candidate(candidate) for candidate in candidates[start : start + batch_size]]
-        variants, conditions = [], []
-        for mirrored in (False, True) if flip else (False,):
-            pixels = torch.cat([prepare([image], size=size, flip=mirrored) for image in images])
-            variants.append(family.encode_images(pixels))
-            framings = [framing(image, size=size, flip=mirrored) for image in images]
-            conditions.append(family.image_conditions(framings))
-        means.append(torch.stack([mean for mean, _ in variants], 1))
-        deviations.append(torch.stack([deviation for _, deviation in variants], 1))
-        told.append({name: torch.stack([c[name] for c in conditions], 1) for name in conditions[0]})
-        if progress is not None:
-            progress(min(start + batch_size, len(candidates)))
-    if not means:
-        raise DataError("data: no image to encode.")
-    conditions = {name: torch.cat([piece[name] for piece in told]) for name in told[0]}
-    return torch.cat(means), torch.cat(deviations), conditions
+) -> tuple[Table, Int[Tensor, "N F K"]]:
+    """Latent posterior of every distinct image, and the row of each candidate in each variant.
+
+    An image that groups of several buckets share is there once for each bucket.
+    """
+    variants = preparation.variants()
+    pictures: dict[tuple[Size, str], Candidate] = {}
+    members: list[list[tuple[Size, str]]] = []
+    for group in groups:
+        size = preparation.size_of(group)
+        members.append([(size, candidate.content_hash) for candidate in group.candidates])
+        pictures.update(zip(members[-1], group.candidates, strict=True))
+    keys = {name: [_key(name, variant) for variant in variants] for name in pictures}
+    missing = set(rows.missing(key for found in keys.values() for key in found))
+    done = 0
+    for size in preparation.sizes:
+        wanted = [name for name, found in keys.items() if name[0] == size and not missing.isdisjoint(found)]
+        for piece in _pieces(wanted, batch_size):
+            opened = [decode_candidate(pictures[name]) for name in piece]
+            for number, (place, flip) in enumerate(variants):
+                at = [row for row, name in enumerate(piece) if keys[name][number] in missing]
+                if at:
+                    encoded = _encoded([opened[row] for row in at], family, size, place, flip)
+                    rows.add([keys[piece[row]][number] for row in at], encoded)
+            done += len(piece)
+            if progress is not None:
+                progress(done)
+    longest = max(len(found) for found in members)
+    row_of = {name: number * len(variants) for number, name in enumerate(keys)}
+    first = [[row_of[name] for name in [*found, *[found[0]] * (longest - len(found))]] for found in members]
+    image = torch.tensor(first)[:, None] + torch.arange(len(variants))[:, None]
+    return rows.table([key for found in keys.values() for key in found]), image
+
+
+def _encoded(
+    images: Sequence[Image], family: DiffusionFamily, size: Size, place: float, flip: bool
+) -> Condition:
+    """Mean and deviation of the latents of images of one bucket, and what the model is told of them."""
+    crop = (place, place)
+    mean, deviation = family.encode_images(
+        torch.cat([prepare([image], size=size, crop=crop, flip=flip) for image in images])
+    )
+    framings = [framing(image, size=size, crop=crop, flip=flip) for image in images]
+    return {"mean": mean, "deviation": deviation, **family.image_conditions(framings)}
+
+
+def _key(name: tuple[Size, str], variant: tuple[float, bool]) -> str:
+    """Name of one variant of an image: content, size, place of the window, mirrored or not."""
+    (height, width), content = name
+    place, flip = variant
+    return f"{content} {height}x{width} {place:.4f}{' mirrored' if flip else ''}"
+
+
+def _pieces(items: Sequence[T], at_once: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + at_once] for start in range(0, len(items), at_once))

@@ -1,20 +1,21 @@
 """Where batches come from: a pure function of the step, so that a run can be resumed anywhere.
 
-Axes: N examples, U prompts, F mirrored variants (1 or 2), K candidates, D = C H W of a latent.
+Axes: N examples, F variants (windows, mirrored or not), K candidates.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from penchant.errors import DataError
 from penchant.protocols import Batch, LatentBatch
 from penchant.randomness import Randomness
+from penchant.training.table import Table
 
 
 @final
@@ -50,61 +51,76 @@ class EncodedExamples:
 
     Attributes:
         ids: Stable name of each example.
-        mean: Mean of the latent posterior, best candidate first.
-        deviation: Its standard deviation.
-        prompt: Row of each example's prompt in `conditions`; row 0 is the empty prompt.
-        conditions: Condition of each distinct prompt, leading axis U.
-        image_conditions: What the model is told of each image beside its prompt, leading axes N F K.
+        latents: `mean` and standard `deviation` of the latent posterior of each image, beside what the model
+            is told of the image; images of different buckets differ in shape.
+        image: Row of each candidate in each variant, best candidate first.
+        conditions: Condition of each distinct prompt; row 0 is the empty prompt.
+        prompt: Row of each example's prompt.
         score: As in Groups.
         valid: As in Groups.
     """
 
     ids: tuple[str, ...]
-    mean: Float[Tensor, "N F K *D"]
-    deviation: Float[Tensor, "N F K *D"]
+    latents: Table
+    image: Int[Tensor, "N F K"]
+    conditions: Table
     prompt: Sequence[int]
-    conditions: Mapping[str, Tensor]
     score: Float[Tensor, "N K"] | None = None
     valid: Bool[Tensor, "N K"] | None = None
-    image_conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batch(self, rows: Sequence[int], draws: Randomness, *, prompt_dropout: float = 0.0) -> LatentBatch:
-        """Fresh latents from the posterior, one mirror and one prompt dropout per group.
+        """Fresh latents from the posterior, one variant and one prompt dropout per group.
 
         Args:
-            rows: Which examples.
+            rows: Which examples; all of one bucket, as `pieces` gives them.
             draws: Random draws of this pass.
             prompt_dropout: Chance that a group sees the empty prompt.
         """
         ids = tuple(self.ids[row] for row in rows)
-        _, variants, candidates, *sample = self.mean.shape
+        _, variants, candidates = self.image.shape
         variant = (draws.uniform(ids, "mirror") * variants).long()
         index = torch.tensor(rows)
-        mean, deviation = self.mean[index, variant], self.deviation[index, variant]
+        found = self.latents.take(self.image[index, variant].flatten().tolist())
+        images = {name: value.unflatten(0, (len(ids), candidates)) for name, value in found.items()}
+        mean, deviation = images.pop("mean"), images.pop("deviation")
         keys = [f"{name}/{k}" for name in ids for k in range(candidates)]
-        noise = draws.normal(keys, sample, "latent").unflatten(0, (len(ids), candidates))
-        kept = (draws.uniform(ids, "prompt") >= prompt_dropout).long()
-        prompt = torch.tensor([self.prompt[row] for row in rows]) * kept
+        noise = draws.normal(keys, mean.shape[2:], "latent").unflatten(0, (len(ids), candidates))
+        kept = draws.uniform(ids, "prompt") >= prompt_dropout
+        prompts = [self.prompt[row] if shown else 0 for row, shown in zip(rows, kept, strict=True)]
+        told = {name: value.unsqueeze(1) for name, value in self.conditions.take(prompts).items()}
         return LatentBatch(
             ids=ids,
             latents=mean + deviation * noise,
-            condition={
-                **{name: table[prompt].unsqueeze(1) for name, table in self.conditions.items()},
-                **{name: table[index, variant] for name, table in self.image_conditions.items()},
-            },
+            condition={**told, **images},
             score=None if self.score is None else self.score[index],
             valid=None if self.valid is None else self.valid[index],
         )
+
+    def pieces(self, rows: Sequence[int], at_once: int) -> list[list[int]]:
+        """Rows in pieces of one bucket each, in order of its first row, of `at_once` rows at most."""
+        buckets: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            shape = self.latents.shape(int(self.image[row, 0, 0]), "mean")
+            buckets.setdefault(tuple(shape), []).append(row)
+        return [
+            bucket[start : start + at_once]
+            for bucket in buckets.values()
+            for start in range(0, len(bucket), at_once)
+        ]
 
 
 @final
 class StoredSource:
     """Batches of stored examples: a keyed order per epoch, the incomplete last batch left out.
 
+    Buckets change neither the order nor what a step sees; the groups of a step that share a bucket go through
+    the network together. Every process cuts its share into the same number of pieces, so that all make the
+    same number of forward passes.
+
     Args:
         examples: The encoded data.
         batch_size: Groups per optimizer step, over all processes and pieces.
-        micro_batch_size: Groups that go through the network at once, per process.
+        micro_batch_size: Groups that go through the network at once, per process, at most.
         prompt_dropout: Chance that a group sees the empty prompt.
         seed: Seed of the run.
         process: Number of this process.
@@ -139,8 +155,11 @@ class StoredSource:
         draws = Randomness(run=self.seed, epoch=epoch)
         order = self._order(epoch)
         rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-        share = rows[self.process :: self.num_processes]
-        pieces = [share[i : i + self.micro_batch_size] for i in range(0, len(share), self.micro_batch_size)]
+        shares = [
+            self.examples.pieces(rows[process :: self.num_processes], self.micro_batch_size)
+            for process in range(self.num_processes)
+        ]
+        pieces = _cut_into(shares[self.process], max(len(share) for share in shares))
         micro = tuple(
             self.examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces
         )
@@ -148,3 +167,17 @@ class StoredSource:
 
     def _order_of(self, epoch: int) -> list[int]:
         return Randomness(run=self.seed, epoch=epoch).permutation(len(self.examples.ids), "order")
+
+
+def _cut_into(pieces: list[list[int]], number: int) -> list[list[int]]:
+    """The same rows in that many pieces: the longest is halved until there are enough."""
+    while len(pieces) < number:
+        longest = max(range(len(pieces)), key=lambda at: len(pieces[at]))
+        piece = pieces[longest]
+        pieces = [
+            *pieces[:longest],
+            piece[: len(piece) // 2],
+            piece[len(piece) // 2 :],
+            *pieces[longest + 1 :],
+        ]
+    return pieces

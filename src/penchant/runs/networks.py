@@ -1,0 +1,99 @@
+"""From a run file to the networks of a run: what trains, and what it is compared with."""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from penchant import families
+from penchant.protocols import DiffusionFamily, Models
+from penchant.runs.noise import process_of
+from penchant.runs.schema import RunFile
+from penchant.slots.compose import Method
+from penchant.training.adapters import add_lora, continue_lora
+from penchant.training.reference import (
+    MovingReference,
+    SwitchedReference,
+    frozen_copy,
+    offload,
+    second_adapter,
+)
+
+PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def load_family(run: RunFile, folder: Path, *, where: str) -> DiffusionFamily:
+    """The model of a run, with the noise that the run file asks for."""
+    family = families.load_folder(folder, where=f"{where}: model")
+    family.process = process_of(family.process, run.noise, where=where)
+    if run.training.gradient_checkpointing:
+        family.network.enable_gradient_checkpointing()
+    return family
+
+
+def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.Module:
+    """Set up what trains; the network that the reference calls, which is the same if there is no second."""
+    network, lora, reference = family.network, run.training.lora, run.training.reference
+    if run.training.mode == "full":
+        frozen = frozen_copy(network) if method.needs_reference else network
+        network.requires_grad_(True)
+        return frozen
+    if lora.start_from is not None:
+        continue_lora(network, Path(lora.start_from), part=family.network_part)
+        return frozen_copy(network) if reference.kind == "copy" else network
+    frozen = frozen_copy(network) if reference.kind == "copy" else network
+    add_lora(
+        network,
+        rank=lora.rank,
+        alpha=lora.rank if lora.alpha is None else lora.alpha,
+        targets=lora.targets or family.lora_targets,
+        seed=run.seed,
+        twice=reference.kind == "moving",
+    )
+    return frozen
+
+
+def place_reference(reference: nn.Module, run: RunFile, device: torch.device) -> None:
+    """Bring the reference to the device, or let its layers visit it."""
+    if run.training.reference.offload:
+        offload(reference, device)
+    else:
+        reference.to(device)
+
+
+def moving_reference(run: RunFile, network: nn.Module, reference: nn.Module) -> MovingReference | None:
+    """What moves the reference's weights, if anything does."""
+    options = run.training.reference
+    if options.kind != "moving":
+        return None
+    followers = second_adapter(network) if reference is network else dict(reference.named_parameters())
+    policy = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    return MovingReference(policy, followers, mix=options.mix, every=options.every)
+
+
+def models_of(
+    method: Method,
+    family: DiffusionFamily,
+    network: nn.Module,
+    bare: nn.Module,
+    reference: nn.Module,
+    autocast: torch.dtype | None,
+) -> Models:
+    """Policy and reference: the network with its adapters switched, or its frozen copy.
+
+    Args:
+        method: Says whether a reference is needed.
+        family: The loaded model.
+        network: The policy's module, prepared.
+        bare: The same, not wrapped for several processes.
+        reference: What `make_trainable` gave.
+        autocast: Type of the matrix products, equal for both.
+    """
+    policy = family.denoiser(network, autocast=autocast)
+    if not method.needs_reference:
+        return Models(policy=policy)
+    denoiser = family.denoiser(reference, autocast=autocast)
+    if reference is bare:
+        return Models(policy=policy, reference=SwitchedReference(denoiser=denoiser, network=bare))
+    return Models(policy=policy, reference=denoiser)
