@@ -110,6 +110,7 @@ class LatentBatch:
         valid: As in Groups.
         quantile: Where in the law of the timesteps each group is measured, in [0, 1); None draws it.
         importance: As in Groups.
+        reference_error: Denoising errors of the reference, measured before; None if it is to be asked.
     """
 
     ids: tuple[str, ...]
@@ -119,6 +120,7 @@ class LatentBatch:
     valid: Bool[Tensor, "B K"] | None = None
     quantile: Float[Tensor, " B"] | None = None
     importance: Float[Tensor, " B"] | None = None
+    reference_error: Float[Tensor, "B K"] | None = None
 
     def to(self, device: torch.device) -> "LatentBatch":
         """The same batch on another device."""

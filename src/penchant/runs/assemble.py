@@ -4,9 +4,10 @@ Everything is built here once and handed over; nothing deeper reads the run file
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -24,8 +25,9 @@ from penchant.data.dataset import Dataset, require_usable
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
+from penchant.randomness import Randomness
+from penchant.runs.caches import with_cached_reference
 from penchant.runs.networks import (
-    PRECISIONS,
     load_family,
     make_trainable,
     models_of,
@@ -35,6 +37,7 @@ from penchant.runs.networks import (
 from penchant.runs.noise import law_of
 from penchant.runs.override import override
 from penchant.runs.schema import Noise, Reference, RunFile
+from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.auto_beta import auto_beta, with_beta
@@ -44,14 +47,11 @@ from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import MovingReference
-from penchant.training.source import EncodedExamples, Source, StoredSource
+from penchant.training.source import EncodedExamples, Source, StoredSource, repeated_draws
 from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
-
-Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows a phase of the set-up: its name and size give a function that is told how much is done."""
 
 
 @final
@@ -66,6 +66,8 @@ class Assembled:
         bare: The same, not wrapped for several processes.
         source: Batches of each step.
         heldout: Encoded held-out groups; None without any.
+        heldout_rows: Which of them are measured.
+        heldout_draws: At which random draws.
         optimizer: Over what trains.
         schedule: Its learning rate.
         average: Moving average of the weights; None if not kept.
@@ -85,6 +87,8 @@ class Assembled:
     bare: Any
     source: Source
     heldout: EncodedExamples | None
+    heldout_rows: Sequence[int]
+    heldout_draws: Sequence[Randomness]
     optimizer: Optimizer
     schedule: LRScheduler
     average: MovingAverage | None
@@ -185,8 +189,10 @@ def assemble(
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
-    models = models_of(method, family, network, bare, reference_network, PRECISIONS[run.training.precision])
-    num_groups, heldout = 0, None
+    models = models_of(run, method, family, network, reference_network)
+    num_groups, heldout, heldout_rows = 0, None, []
+    cached = run.training.reference.kind == "cached"
+    heldout_numbers = [-1 - number for number in range(run.training.heldout_draws)]
     if isinstance(method.ratio, Stepwise):
         source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
@@ -195,6 +201,25 @@ def assemble(
         heldout = _heldout(run, method, family, Preparation(sizes=sizes), where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
+        if heldout is not None:
+            shuffled = Randomness(run=run.seed).permutation(len(heldout.ids), "held-out rows")
+            heldout_rows = shuffled[: run.training.heldout_examples]
+        if cached:
+            measured = partial(
+                with_cached_reference,
+                run,
+                method,
+                family,
+                data_hash=train_data.content_hash,
+                model_folder=folder,
+                accelerator=accelerator,
+                where=where,
+                phase=phase,
+            )
+            numbers = range(run.training.reference.draws)
+            examples = measured(examples, name="train", chosen=range(num_groups), numbers=numbers)
+            if heldout is not None:
+                heldout = measured(heldout, name="held-out", chosen=heldout_rows, numbers=heldout_numbers)
         source = _stored(run, examples, law, accelerator, where)
     if run.wants_auto_beta:
         method = _with_auto_beta(run, method, models, network, source, optimizer_of, accelerator, where)
@@ -211,6 +236,11 @@ def assemble(
         bare=bare,
         source=source,
         heldout=heldout,
+        heldout_rows=heldout_rows,
+        heldout_draws=[
+            repeated_draws(number) if cached else Randomness(run=run.seed, epoch=number)
+            for number in heldout_numbers
+        ],
         optimizer=optimizer,
         schedule=schedule,
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
@@ -303,11 +333,10 @@ def _stored(
         prompt_dropout=run.data.prompt_dropout,
         seed=run.seed,
         process=accelerator.process_index,
+        num_draws=t.reference.draws if t.reference.kind == "cached" else None,
         num_processes=processes,
     )
-    if law is None:
-        return source
-    return DrawnTimesteps(source, law, process=accelerator.process_index, num_processes=processes)
+    return source if law is None else DrawnTimesteps(source, law)
 
 
 def _rollout(

@@ -15,7 +15,7 @@ from penchant.protocols import DiffusionFamily, LatentBatch, Models
 from penchant.randomness import Randomness
 from penchant.runs.assemble import data_of, method_of
 from penchant.runs.manifest import method_as_dict
-from penchant.runs.networks import PRECISIONS, load_family, make_trainable, models_of
+from penchant.runs.networks import load_family, make_trainable, models_of
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
 from penchant.slots.compose import Method, step
@@ -112,9 +112,7 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     data = data_of(run, run.data.train_split, where=where)
     family = load_family(run, folder, where=where)
     reference = make_trainable(family, run, method)
-    models = models_of(
-        method, family, family.network, family.network, reference, PRECISIONS[run.training.precision]
-    )
+    models = models_of(run, method, family, family.network, reference)
     trained = [p for p in family.network.parameters() if p.requires_grad]
     parameters = sum(p.numel() for p in family.network.parameters())
     copies = 1 if reference is family.network else 2
@@ -155,6 +153,7 @@ def _probe(method: Method, models: Models, family: DiffusionFamily) -> tuple[flo
             name: value[None].repeat(PROBE_GROUPS, *[1] * value.ndim) for name, value in condition.items()
         },
         score=None if method.shape is Shape.PAIR else score,
+        reference_error=torch.zeros((PROBE_GROUPS, candidates)) if models.reference is None else None,
     )
     weights = {p.untyped_storage().data_ptr() for p in family.network.parameters()}
     kept: dict[int, int] = {}

@@ -36,7 +36,8 @@ def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.
     """Set up what trains; the network that the reference calls, which is the same if there is no second."""
     network, lora, reference = family.network, run.training.lora, run.training.reference
     if run.training.mode == "full":
-        frozen = frozen_copy(network) if method.needs_reference else network
+        second = method.needs_reference and reference.kind != "cached"
+        frozen = frozen_copy(network) if second else network
         network.requires_grad_(True)
         return frozen
     if lora.start_from is not None:
@@ -73,27 +74,22 @@ def moving_reference(run: RunFile, network: nn.Module, reference: nn.Module) -> 
 
 
 def models_of(
-    method: Method,
-    family: DiffusionFamily,
-    network: nn.Module,
-    bare: nn.Module,
-    reference: nn.Module,
-    autocast: torch.dtype | None,
+    run: RunFile, method: Method, family: DiffusionFamily, network: nn.Module, reference: nn.Module
 ) -> Models:
     """Policy and reference: the network with its adapters switched, or its frozen copy.
 
     Args:
+        run: The run file.
         method: Says whether a reference is needed.
         family: The loaded model.
         network: The policy's module, prepared.
-        bare: The same, not wrapped for several processes.
         reference: What `make_trainable` gave.
-        autocast: Type of the matrix products, equal for both.
     """
+    autocast = PRECISIONS[run.training.precision]
     policy = family.denoiser(network, autocast=autocast)
-    if not method.needs_reference:
+    if not method.needs_reference or run.training.reference.kind == "cached":
         return Models(policy=policy)
     denoiser = family.denoiser(reference, autocast=autocast)
-    if reference is bare:
-        return Models(policy=policy, reference=SwitchedReference(denoiser=denoiser, network=bare))
+    if reference is family.network:
+        return Models(policy=policy, reference=SwitchedReference(denoiser=denoiser, network=reference))
     return Models(policy=policy, reference=denoiser)

@@ -138,11 +138,11 @@ class Noise(_Section):
 class Reference(_Section):
     """What the policy is compared with."""
 
-    kind: Literal["start", "copy", "moving"] = Field(
+    kind: Literal["start", "copy", "moving", "cached"] = Field(
         default="start",
         description="`start`: the model as it was, by switching the adapter off or back (mode `lora`) or "
         "from a frozen copy (mode `full`); `copy`: a frozen copy in both modes; `moving`: follows the "
-        "policy.",
+        "policy; `cached`: its errors, measured once before the training.",
     )
     offload: bool = Field(
         default=False,
@@ -156,13 +156,24 @@ class Reference(_Section):
         "1 makes it the policy.",
     )
     every: int = Field(default=512, ge=1, description="Only `moving`: steps between these updates.")
+    draws: int = Field(
+        default=16,
+        ge=1,
+        description="Only `cached`: noise draws per group; the passes over the data take turns with them.",
+    )
+    folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Only `cached`: folder in which the errors are kept, for this run and others on the same "
+        "model and data; null keeps them in memory.",
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        for name in ("mix", "every") if self.kind != "moving" else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name, kind in (("mix", "moving"), ("every", "moving"), ("draws", "cached"), ("folder", "cached")):
+            if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"{name} is only read by kind 'moving', got kind {self.kind!r}. Remove {name}."
+                    f"{name} is only read by kind {kind!r}, got kind {self.kind!r}. Remove {name}."
                 )
         return self
 

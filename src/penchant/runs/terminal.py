@@ -1,10 +1,13 @@
 """What a run shows in the terminal."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows a phase of the set-up: its name and size give a function that is told how much is done."""
 
 
 @contextmanager

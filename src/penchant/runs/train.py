@@ -18,7 +18,6 @@ from rich.console import Console
 
 from penchant import families, log
 from penchant.errors import Interrupted, RunFolderError
-from penchant.randomness import Randomness
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
@@ -159,17 +158,15 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
     if parts.average is not None:
         callbacks.append(parts.average)
     if parts.heldout is not None:
-        rows = Randomness(run=run.seed).permutation(len(parts.heldout.ids), "held-out rows")
         callbacks.append(
             HeldOut(
                 parts.method,
                 parts.models,
                 parts.heldout,
-                rows=rows[: t.heldout_examples],
-                draws=t.heldout_draws,
+                rows=parts.heldout_rows,
+                draws=parts.heldout_draws,
                 every=t.heldout_every,
                 batch_size=t.micro_batch_size or t.batch_size,
-                seed=run.seed,
                 accelerator=parts.accelerator,
                 writers=[writer.write for writer in (metrics, board) if writer is not None],
             )
@@ -191,6 +188,7 @@ def _check(run: RunFile, parts: Assembled, console: Console) -> None:
         accelerator=parts.accelerator,
         steps=run.training.steps,
         learning_rate=run.training.learning_rate,
+        exact=run.training.reference.kind != "cached",
     )
     console.print("self-check: " + "\n            ".join(check.lines()), highlight=False)
 

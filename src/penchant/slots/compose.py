@@ -105,9 +105,9 @@ def step(
     """
     if not method.needs_reference:
         models = replace(models, reference=None)
-    elif models.reference is None:
-        raise CompositionError(f"method {method.name!r}: needs a reference model, got none.")
     groups = method.ratio(models, batch, draws)
+    if method.needs_reference and groups.log_reference is None:
+        raise CompositionError(f"method {method.name!r}: needs a reference model, got none.")
     if method.objective.couples_batch:
         detached = groups.detach()
         groups = replace(groups, whole=detached if pool is None else pool(detached))

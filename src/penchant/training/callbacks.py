@@ -105,10 +105,9 @@ class HeldOut:
         models: Policy and reference.
         examples: Held-out groups.
         rows: Which of them.
-        draws: How many noise draws per group are averaged.
+        draws: Random draws per group, which are averaged.
         every: Steps between measurements.
         batch_size: Groups at once.
-        seed: Seed of the run.
         accelerator: Device.
         writers: Called with each record.
     """
@@ -120,15 +119,14 @@ class HeldOut:
         examples: EncodedExamples,
         *,
         rows: Sequence[int],
-        draws: int,
+        draws: Sequence[Randomness],
         every: int,
         batch_size: int,
-        seed: int,
         accelerator: Accelerator,
         writers: Sequence[Callable[[Record], None]],
     ) -> None:
         self.method, self.models, self.examples, self.rows = method, models, examples, rows
-        self.draws, self.every, self.batch_size, self.seed = draws, every, batch_size, seed
+        self.draws, self.every, self.batch_size = draws, every, batch_size
         self.accelerator, self.writers = accelerator, writers
 
     def before_update(self, record: Record) -> None:
@@ -148,8 +146,7 @@ class HeldOut:
     def measure(self, at: int) -> Record:
         """The numbers of the held-out groups."""
         outputs = []
-        for draw in range(self.draws):
-            draws = Randomness(run=self.seed, epoch=-1 - draw)
+        for draws in self.draws:
             pieces = self.examples.pieces(self.rows, self.batch_size)
             micro = tuple(self.examples.batch(piece, draws) for piece in pieces)
             batch = GlobalBatch(micro=micro, draws=draws, epoch=draws.epoch, size=len(self.rows))

@@ -3,7 +3,7 @@
 Axes: N examples, F variants (windows, mirrored or not), K candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, final
@@ -28,12 +28,14 @@ class GlobalBatch:
         draws: Random draws of this pass over the data.
         epoch: Pass over the data, from 0.
         size: Groups over all pieces and processes.
+        places: Number of each group of each piece among these, in [0, size); for stored data.
     """
 
     micro: tuple[Batch, ...]
     draws: Randomness
     epoch: int
     size: int
+    places: tuple[tuple[int, ...], ...] = ()
 
 
 class Source(Protocol):
@@ -42,6 +44,29 @@ class Source(Protocol):
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
         ...
+
+
+def repeated_draws(number: int) -> Randomness:
+    """The random draws of that number, the same in every run."""
+    return Randomness(run=0, epoch=number)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReferenceErrors:
+    """Denoising errors of the reference, of each example at each of the repeated draws.
+
+    Attributes:
+        table: Rows with the errors of all candidates of an example.
+        row_of: Row of each draw and example, by the number of the draw and the example's name.
+    """
+
+    table: Table
+    row_of: Mapping[tuple[int, str], int]
+
+    def of(self, ids: Sequence[str], draw: int) -> Float[Tensor, "B K"]:
+        """The errors of some examples at one draw."""
+        return self.table.take(self.row_of[draw, name] for name in ids)["error"]
 
 
 @final
@@ -58,6 +83,7 @@ class EncodedExamples:
         prompt: Row of each example's prompt.
         score: As in Groups.
         valid: As in Groups.
+        reference_errors: What the reference says of them at the repeated draws; None if it is asked.
     """
 
     ids: tuple[str, ...]
@@ -67,6 +93,7 @@ class EncodedExamples:
     prompt: Sequence[int]
     score: Float[Tensor, "N K"] | None = None
     valid: Bool[Tensor, "N K"] | None = None
+    reference_errors: ReferenceErrors | None = None
 
     def batch(self, rows: Sequence[int], draws: Randomness, *, prompt_dropout: float = 0.0) -> LatentBatch:
         """Fresh latents from the posterior, one variant and one prompt dropout per group.
@@ -94,6 +121,9 @@ class EncodedExamples:
             condition={**told, **images},
             score=None if self.score is None else self.score[index],
             valid=None if self.valid is None else self.valid[index],
+            reference_error=(
+                None if self.reference_errors is None else self.reference_errors.of(ids, draws.epoch)
+            ),
         )
 
     def pieces(self, rows: Sequence[int], at_once: int) -> list[list[int]]:
@@ -123,6 +153,7 @@ class StoredSource:
         micro_batch_size: Groups that go through the network at once, per process, at most.
         prompt_dropout: Chance that a group sees the empty prompt.
         seed: Seed of the run.
+        num_draws: The passes over the data take turns with so many repeated draws; None draws anew in each.
         process: Number of this process.
         num_processes: How many share the batch.
     """
@@ -135,6 +166,7 @@ class StoredSource:
         micro_batch_size: int,
         prompt_dropout: float,
         seed: int,
+        num_draws: int | None = None,
         process: int = 0,
         num_processes: int = 1,
     ) -> None:
@@ -145,7 +177,7 @@ class StoredSource:
             )
         self.examples, self.seed, self.prompt_dropout = examples, seed, prompt_dropout
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.process, self.num_processes = process, num_processes
+        self.num_draws, self.process, self.num_processes = num_draws, process, num_processes
         self.steps_per_epoch = len(examples.ids) // batch_size
         self._order = lru_cache(maxsize=2)(self._order_of)
 
@@ -153,6 +185,8 @@ class StoredSource:
         """The batch of optimizer step `step`, from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         draws = Randomness(run=self.seed, epoch=epoch)
+        if self.num_draws is not None:
+            draws = repeated_draws(epoch % self.num_draws)
         order = self._order(epoch)
         rows = order[position * self.batch_size : (position + 1) * self.batch_size]
         shares = [
@@ -163,7 +197,9 @@ class StoredSource:
         micro = tuple(
             self.examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces
         )
-        return GlobalBatch(micro=micro, draws=draws, epoch=epoch, size=len(rows))
+        place_of = {row: place for place, row in enumerate(rows)}
+        places = tuple(tuple(place_of[row] for row in piece) for piece in pieces)
+        return GlobalBatch(micro=micro, draws=draws, epoch=epoch, size=len(rows), places=places)
 
     def _order_of(self, epoch: int) -> list[int]:
         return Randomness(run=self.seed, epoch=epoch).permutation(len(self.examples.ids), "order")

@@ -8,14 +8,14 @@ Axes: B groups of one piece of the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final, Protocol, final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from penchant.protocols import LatentBatch, NoiseProcess
+from penchant.protocols import Batch, LatentBatch, NoiseProcess
 from penchant.randomness import Randomness
 from penchant.training.loop import Progress, Record
 from penchant.training.source import GlobalBatch, Source
@@ -121,31 +121,26 @@ class TimestepLaw(Protocol):
 
 
 @final
+@dataclass(frozen=True, slots=True)
 class DrawnTimesteps:
     """A source whose batches bring their timesteps.
 
-    Args:
-        source: Gives the batches; of a global batch, process p of P holds the groups p, p + P, ...
+    Attributes:
+        source: Gives the batches of stored data.
         law: Draws their timesteps.
-        process: Number of this process.
-        num_processes: How many share the batch.
     """
 
-    def __init__(self, source: Source, law: TimestepLaw, *, process: int, num_processes: int) -> None:
-        self.source, self.law = source, law
-        self.process, self.num_processes = process, num_processes
+    source: Source
+    law: TimestepLaw
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
         batch = self.source(step)
-        pieces: list[Any] = []
-        place = self.process
-        for piece in batch.micro:
+        pieces: list[Batch] = []
+        for piece, places in zip(batch.micro, batch.places, strict=True):
             assert isinstance(piece, LatentBatch)
-            places = range(place, place + self.num_processes * len(piece.ids), self.num_processes)
             quantile, importance = self.law(piece.ids, places, batch.size, batch.draws, step)
             pieces.append(replace(piece, quantile=quantile, importance=importance))
-            place = places.stop
         return replace(batch, micro=tuple(pieces))
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from penchant.errors import CompositionError
 from penchant.numerics import at_least_float32, mean_over_elements, require_positive
 from penchant.protocols import (
     Condition,
@@ -69,7 +70,7 @@ class Denoising:
             return point.grouped(_reduce(squared, self.reduction))
 
         policy_error = error(models.policy)
-        reference_error = None
+        reference_error = batch.reference_error
         if models.reference is not None:
             with torch.no_grad():
                 reference_error = error(models.reference)
@@ -127,8 +128,9 @@ class DriftFromReference:
         """Log policy and log reference of every candidate."""
         point = NoisyPoint.draw(models.policy, batch, draws, shared_noise=self.shared_noise)
         target = at_least_float32(models.policy.process.target(point.clean, point.noise, point.timestep))
+        if models.reference is None:
+            raise CompositionError("DriftFromReference: needs a reference model, got none.")
         with torch.no_grad():
-            assert models.reference is not None, "compose gives a reference to all that read a ratio"
             anchor = at_least_float32(models.reference(point.noisy, point.timestep, point.condition))
         output = at_least_float32(models.policy(point.noisy, point.timestep, point.condition))
         drift = point.grouped(_reduce((output - anchor) ** 2, self.reduction))

@@ -1,0 +1,122 @@
+"""What a run keeps between runs, and under which description: reference errors."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from penchant.errors import ConfigError
+from penchant.protocols import DiffusionFamily
+from penchant.runs.manifest import model_hash
+from penchant.runs.networks import PRECISIONS
+from penchant.runs.schema import RunFile
+from penchant.runs.terminal import Phase
+from penchant.slots.compose import Method
+from penchant.slots.ratios.denoising import Denoising
+from penchant.training.cache import Cache
+from penchant.training.reference_errors import with_reference_errors
+from penchant.training.source import EncodedExamples
+from penchant.training.table import InMemory, Rows
+
+_ERROR_TOLERANCE = 1e-3
+"""Relative change of a stored error that another batch size or device may cause."""
+
+
+def with_cached_reference(
+    run: RunFile,
+    method: Method,
+    family: DiffusionFamily,
+    examples: EncodedExamples,
+    *,
+    name: str,
+    chosen: Sequence[int],
+    numbers: Sequence[int],
+    data_hash: str,
+    model_folder: Path,
+    accelerator: Accelerator,
+    where: str,
+    phase: Phase,
+) -> EncodedExamples:
+    """The examples with the errors of the policy as it is now, before the first step.
+
+    Args:
+        run: The run file.
+        method: The composition.
+        family: The model, its adapter at the starting point.
+        examples: Encoded groups.
+        name: `train` or `held-out`.
+        chosen: Which of the examples.
+        numbers: Numbers of the draws.
+        data_hash: Content hash of the data they come from.
+        model_folder: Where the base model lies.
+        accelerator: Processes and devices.
+        where: Name of the run file, for messages.
+        phase: Shows what is being done.
+
+    Raises:
+        ConfigError: The method compares something else than denoising errors, or draws timesteps together.
+    """
+    if not isinstance(method.ratio, Denoising):
+        raise ConfigError(
+            f"{where}: training.reference.kind: cached errors fit the ratio Denoising, method "
+            f"{method.name!r} has {type(method.ratio).__name__}. Take kind start or copy."
+        )
+    if run.noise.draw != "independent":
+        raise ConfigError(
+            f"{where}: noise.draw: with cached errors each group keeps its own timesteps, got "
+            f"{run.noise.draw!r}. Take independent, or another kind of reference."
+        )
+    autocast = PRECISIONS[run.training.precision]
+    total = len(chosen) * len(numbers)
+    with phase(f"measuring the reference on {name} groups", total) as progress:
+        return with_reference_errors(
+            examples,
+            method.ratio,
+            family.denoiser(family.network, autocast=autocast),
+            chosen=chosen,
+            numbers=numbers,
+            prompt_dropout=run.data.prompt_dropout if name == "train" else 0.0,
+            rows=_error_rows(run, method, name, data_hash, model_folder, accelerator, where),
+            batch_size=run.training.micro_batch_size or run.training.batch_size,
+            device=accelerator.device,
+            progress=progress,
+        )
+
+
+def _error_rows(
+    run: RunFile,
+    method: Method,
+    name: str,
+    data_hash: str,
+    model_folder: Path,
+    accelerator: Accelerator,
+    where: str,
+) -> Rows:
+    reference = run.training.reference
+    if reference.folder is None:
+        return InMemory()
+    start = run.training.lora.start_from
+    seen = run.data.model_dump(exclude={"path", "train_split", "heldout_split", "cache"})
+    if name != "train":
+        seen = {**seen, "prompt_dropout": 0.0, "flip": False, "crops": 1}
+    about = {
+        "model": model_hash(model_folder),
+        "adapter to start from": "none" if start is None else model_hash(Path(start)),
+        "data": data_hash,
+        "preparation of the data": str(seen),
+        "noise": str(run.noise.model_dump(exclude={"draw"})),
+        "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
+        "precision": run.training.precision,
+    }
+    return Cache(
+        Path(reference.folder) / name,
+        about,
+        dtype=torch.float32,
+        tolerance=_ERROR_TOLERANCE,
+        where=f"{where}: training.reference.folder",
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        wait=accelerator.wait_for_everyone,
+    )

@@ -1,0 +1,125 @@
+"""Errors of the reference that are measured once say what the reference says, and make it superfluous."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests import small
+
+from penchant.errors import PenchantError, TrainingStopped
+from penchant.slots.compose import step
+from penchant.training.reference import frozen_copy
+from penchant.training.source import repeated_draws
+
+FULL = {"training.mode": "full", "training.lora": small.REMOVED, "training.learning_rate": 1e-3}
+
+
+def cached(options, draws=2, **changes):
+    changes.setdefault("objective", {"beta": 5000})
+    reference = {"kind": "cached", "draws": draws, **changes.pop("reference", {})}
+    return options(**changes, **{"training.reference": reference})
+
+
+@pytest.mark.parametrize("changes", [{}, FULL], ids=["lora", "full"])
+def test_a_step_is_the_one_with_a_reference_network(options, changes):
+    parts = small.assembled(cached(options, **changes, **{"data.prompt_dropout": 0.5, "data.flip": True}))
+    assert parts.models.reference is None
+    anchor = parts.family.denoiser(frozen_copy(parts.bare))
+    with torch.no_grad():
+        for parameter in (p for p in parts.bare.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    for number in (0, 3, 7):  # 12 groups in batches of 4: epochs 0, 1 and 2
+        batch = parts.source(number)
+        assert batch.draws == repeated_draws(number // 3 % 2)
+        for piece in batch.micro:
+            asked = replace(piece, reference_error=None)
+            models = replace(parts.models, reference=anchor)
+            expected = step(parts.method, models, asked, batch.draws).measured["margin/mean"]
+            got = step(parts.method, parts.models, piece, batch.draws).measured["margin/mean"]
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
+            assert got.abs().min() > 0
+
+
+def test_a_run_trains_and_resumes_on_them_and_a_second_one_measures_nothing(options, tmp_path, caplog):
+    folder = str(tmp_path / "errors")
+    changes = {"reference": {"folder": folder}, "training.steps": 4}
+    once, shown = small.train(cached(options, **changes), output=tmp_path / "once")
+    assert "margin 0" in shown or "margin 1e-" in shown or "e-0" in shown
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "errors").rglob("*.safetensors")}
+    assert len(before) == 2, "training and held-out groups"
+    twice = tmp_path / "twice"
+    small.train(cached(options, **{**changes, "training.steps": 2}), output=twice)
+    small.train(cached(options, **changes), output=twice, resume=True)
+    assert small.metrics(twice) == small.metrics(once.path)
+    other, _ = small.train(
+        cached(options, **changes, **{"objective": {"beta": 50}, "seed": 7}), output=tmp_path / "other"
+    )
+    now = {path: path.stat().st_mtime_ns for path in (tmp_path / "errors").rglob("*.safetensors")}
+    train = {path for path in before if path.parent.name == "train"}
+    assert train and all(now[path] == before[path] for path in before)
+    assert {path for path in now if path.parent.name == "train"} == train
+    assert any("error/winner_change" in row for row in small.metrics(other.path) if row["split"] == "heldout")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"data.flip": True}, "preparation of the data"),
+        ({"noise.timesteps": [10, 20]}, "noise"),
+        ({"ratio": {"reduction": "sum"}, "objective": {"beta": 1}}, "error"),
+        ({"training.precision": "bfloat16"}, "precision"),
+    ],
+)
+def test_a_folder_of_other_errors_is_refused_and_says_what_differs(options, tmp_path, change, what):
+    folder = {"folder": str(tmp_path / "errors")}
+    small.assembled(cached(options, draws=1, reference=folder))
+    with pytest.raises(PenchantError, match=f"was made from something else: {what}: "):
+        small.assembled(cached(options, draws=1, reference=folder, **change))
+
+
+def test_errors_that_are_no_longer_what_the_model_says_are_found(options, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "errors"
+    raw = cached(options, draws=1, reference={"folder": str(folder)})
+    small.assembled(raw)
+    shard = next((folder / "train").glob("*.safetensors"))
+    save_file({"error": load_file(shard)["error"] * 1.01}, shard)
+    with pytest.raises(PenchantError, match="error differs by 1%"):
+        small.assembled(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"noise.draw": "stratified"}, "with cached errors each group keeps its own timesteps"),
+        (
+            {"ratio": {"kind": "drift-from-reference"}, "experimental": True},
+            "cached errors fit the ratio Denoising, method 'diffusion-dpo' has DriftFromReference",
+        ),
+    ],
+)
+def test_what_they_do_not_fit_is_refused(options, changes, sentence):
+    with pytest.raises(PenchantError, match=sentence):
+        small.assembled(cached(options, **changes))
+
+
+def test_a_beta_that_blows_their_rounding_up_is_refused(options, monkeypatch):
+    parts = small.assembled(cached(options))
+    errors = parts.source.examples.reference_errors
+    for shard in errors.table.shards:
+        shard["error"][:, 0] += 1e-4
+    from penchant.training.self_check import self_check
+
+    with pytest.raises(TrainingStopped, match="Rounding of the cached errors is too large for this beta"):
+        self_check(
+            parts.method,
+            parts.models,
+            parts.network,
+            parts.source(0),
+            parts.optimizer,
+            accelerator=parts.accelerator,
+            steps=1,
+            learning_rate=1.0,
+            exact=False,
+        )
