@@ -4,7 +4,7 @@ Everything is built here once and handed over; nothing deeper reads the run file
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,14 @@ from penchant.data.dataset import Dataset, require_usable
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
+from penchant.runs.manifest import model_hash
 from penchant.runs.override import override
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
+from penchant.training.cache import Cache
 from penchant.training.ema import MovingAverage
 from penchant.training.encode import Preparation, encode, groups_of, sampling_conditions
 from penchant.training.health import Health
@@ -37,6 +39,7 @@ from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import SwitchedReference, frozen_copy
 from penchant.training.source import EncodedExamples, Source, StoredSource
+from penchant.training.table import InMemory, Rows
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
@@ -115,7 +118,7 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "buckets", "crops", "prompt_dropout")),
+        "data": (run.data, ("flip", "size", "buckets", "crops", "cache", "prompt_dropout")),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:
@@ -170,8 +173,9 @@ def assemble(
         source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
         training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
-        examples = _encoded(run, method, family, train_data, training, "train", where, phase)
-        heldout = _heldout(run, method, family, Preparation(sizes=sizes), where, phase)
+        rows = _rows(run, folder, sizes, accelerator, where)
+        examples = _encoded(run, method, family, train_data, training, rows, "train", where, phase)
+        heldout = _heldout(run, method, family, Preparation(sizes=sizes), rows, where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
         source = _stored(run, examples, accelerator, where)
@@ -215,6 +219,33 @@ def _sizes(run: RunFile, family: DiffusionFamily, where: str) -> tuple[Size, ...
             f"got {run.data.buckets.step}."
         )
     return bucket_sizes(run.data.buckets.ratios, size=size, step=run.data.buckets.step)
+
+
+def _rows(
+    run: RunFile, folder: Path, sizes: Sequence[Size], accelerator: Accelerator, where: str
+) -> tuple[Rows, Rows]:
+    """Where encoded prompts and images are kept."""
+    place = run.data.cache
+    if place is None:
+        return InMemory(), InMemory()
+
+    def cache(name: str, dtype: torch.dtype, about: dict[str, str]) -> Cache:
+        return Cache(
+            Path(place) / name,
+            about,
+            dtype=dtype,
+            where=f"{where}: data.cache",
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            wait=accelerator.wait_for_everyone,
+        )
+
+    text = {"text encoders": model_hash(folder, ("text_encoder*", "tokenizer*", "model_index.json"))}
+    images = {
+        "VAE": model_hash(folder, ("vae",)),
+        "sizes": " ".join(f"{width}x{height}" for height, width in sizes),
+    }
+    return cache("prompts", torch.bfloat16, text), cache("images", torch.float16, images)
 
 
 def make_trainable(family: DiffusionFamily, run: RunFile) -> nn.Module:
@@ -282,6 +313,7 @@ def _encoded(
     family: DiffusionFamily,
     data: Dataset,
     preparation: Preparation,
+    rows: tuple[Rows, Rows],
     name: str,
     where: str,
     phase: Phase,
@@ -290,7 +322,7 @@ def _encoded(
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
-        return encode(groups, family, preparation, progress=progress)
+        return encode(groups, family, preparation, prompts=rows[0], images=rows[1], progress=progress)
 
 
 def _heldout(
@@ -298,13 +330,14 @@ def _heldout(
     method: Method,
     family: DiffusionFamily,
     preparation: Preparation,
+    rows: tuple[Rows, Rows],
     where: str,
     phase: Phase,
 ) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
     data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, preparation, "held-out", where, phase)
+    return _encoded(run, method, family, data, preparation, rows, "held-out", where, phase)
 
 
 def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, where: str) -> StoredSource:
