@@ -37,6 +37,20 @@ def test_the_model_hash_knows_which_file_is_which(model):
     assert model_hash(model) != before
 
 
+def test_the_model_hash_of_some_parts_is_that_of_these_alone(tmp_path):
+    for part in ("unet", "vae", "vae_notes", "text_encoder", "text_encoder_2"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+    encoders = model_hash(tmp_path, ("text_encoder*",)), model_hash(tmp_path, ("vae",))
+    for part in ("unet", "vae_notes"):
+        (tmp_path / part / "config.json").write_text("{1}")
+    assert (model_hash(tmp_path, ("text_encoder*",)), model_hash(tmp_path, ("vae",))) == encoders
+    (tmp_path / "text_encoder_2" / "config.json").write_text("{1}")
+    (tmp_path / "vae" / "new.json").write_text("{}")
+    assert model_hash(tmp_path, ("text_encoder*",)) != encoders[0]
+    assert model_hash(tmp_path, ("vae",)) != encoders[1]
+
+
 def test_the_model_hash_does_not_depend_on_where_the_model_lies(model, tmp_path_factory):
     before = model_hash(model)
     assert model_hash(model.rename(tmp_path_factory.mktemp("other") / "moved")) == before

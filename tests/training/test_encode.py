@@ -97,7 +97,7 @@ def test_equal_images_and_prompts_are_encoded_once(family, monkeypatch):
     done = []
     found = encode(groups, family, SQUARE, batch_size=2, progress=done.append)
     assert seen == {"images": 3, "prompts": ["", "x", "y"]}
-    assert done == [2, 3]
+    assert done == [0, 2, 3]
     assert found.prompt == [1, 1, 2] and found.ids == ("1", "2", "3")
     assert found.image.shape == (3, 1, 2) and len(found.latents) == 3
     assert found.latents.shape(0, "mean") == (4, 8, 8)

@@ -26,7 +26,7 @@ from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.randomness import Randomness
-from penchant.runs.caches import with_cached_reference
+from penchant.runs.caches import encoding_rows, with_cached_reference
 from penchant.runs.networks import (
     load_family,
     make_trainable,
@@ -48,6 +48,7 @@ from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import MovingReference
 from penchant.training.source import EncodedExamples, Source, StoredSource, repeated_draws
+from penchant.training.table import Rows
 from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
@@ -135,7 +136,7 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "buckets", "crops", "prompt_dropout")),
+        "data": (run.data, ("flip", "size", "buckets", "crops", "cache", "prompt_dropout")),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:
@@ -197,8 +198,9 @@ def assemble(
         source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
         training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
-        examples = _encoded(run, method, family, train_data, training, "train", where, phase)
-        heldout = _heldout(run, method, family, Preparation(sizes=sizes), where, phase)
+        rows = encoding_rows(run, folder, sizes, accelerator, where=where)
+        examples = _encoded(run, method, family, train_data, training, rows, "train", where, phase)
+        heldout = _heldout(run, method, family, Preparation(sizes=sizes), rows, where, phase)
         family.release_encoders()
         num_groups = len(examples.ids)
         if heldout is not None:
@@ -288,6 +290,7 @@ def _encoded(
     family: DiffusionFamily,
     data: Dataset,
     preparation: Preparation,
+    rows: tuple[Rows, Rows],
     name: str,
     where: str,
     phase: Phase,
@@ -296,7 +299,7 @@ def _encoded(
     groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
-        return encode(groups, family, preparation, progress=progress)
+        return encode(groups, family, preparation, prompts=rows[0], images=rows[1], progress=progress)
 
 
 def _heldout(
@@ -304,13 +307,14 @@ def _heldout(
     method: Method,
     family: DiffusionFamily,
     preparation: Preparation,
+    rows: tuple[Rows, Rows],
     where: str,
     phase: Phase,
 ) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
     data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, preparation, "held-out", where, phase)
+    return _encoded(run, method, family, data, preparation, rows, "held-out", where, phase)
 
 
 def _stored(

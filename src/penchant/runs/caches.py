@@ -1,12 +1,14 @@
-"""What a run keeps between runs, and under which description: reference errors."""
+"""What is kept between runs, and under which description: encoded images and prompts, reference errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from accelerate import Accelerator
 
+from penchant.data.buckets import Size
 from penchant.errors import ConfigError
 from penchant.protocols import DiffusionFamily
 from penchant.runs.manifest import model_hash
@@ -20,8 +22,37 @@ from penchant.training.reference_errors import with_reference_errors
 from penchant.training.source import EncodedExamples
 from penchant.training.table import InMemory, Rows
 
-_ERROR_TOLERANCE = 1e-3
+_HALF_PRECISION_TOLERANCE: Final = 0.02
+"""Relative change of an encoding that half precision, another batch size or another device may cause."""
+
+_ERROR_TOLERANCE: Final = 1e-3
 """Relative change of a stored error that another batch size or device may cause."""
+
+
+def encoding_rows(
+    run: RunFile, folder: Path, sizes: Sequence[Size], accelerator: Accelerator, *, where: str
+) -> tuple[Rows, Rows]:
+    """Where encoded prompts and images are kept.
+
+    Args:
+        run: The run file.
+        folder: Where the base model lies.
+        sizes: Height and width of each bucket.
+        accelerator: Processes and devices.
+        where: Name of the run file, for messages.
+    """
+    if run.data.cache is None:
+        return InMemory(), InMemory()
+    place, option = Path(run.data.cache), f"{where}: data.cache"
+    text = {"text encoders": model_hash(folder, ("text_encoder*", "tokenizer*", "model_index.json"))}
+    images = {
+        "VAE": model_hash(folder, ("vae",)),
+        "sizes": " ".join(f"{width}x{height}" for height, width in sizes),
+    }
+    return (
+        _cache(place / "prompts", text, accelerator, dtype=torch.bfloat16, where=option),
+        _cache(place / "images", images, accelerator, dtype=torch.float16, where=option),
+    )
 
 
 def with_cached_reference(
@@ -110,12 +141,31 @@ def _error_rows(
         "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
         "precision": run.training.precision,
     }
-    return Cache(
+    return _cache(
         Path(reference.folder) / name,
         about,
+        accelerator,
         dtype=torch.float32,
         tolerance=_ERROR_TOLERANCE,
         where=f"{where}: training.reference.folder",
+    )
+
+
+def _cache(
+    folder: Path,
+    about: Mapping[str, str],
+    accelerator: Accelerator,
+    *,
+    dtype: torch.dtype,
+    where: str,
+    tolerance: float = _HALF_PRECISION_TOLERANCE,
+) -> Cache:
+    return Cache(
+        folder,
+        about,
+        dtype=dtype,
+        tolerance=tolerance,
+        where=where,
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
         wait=accelerator.wait_for_everyone,

@@ -7,7 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,16 +78,21 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
-def model_hash(folder: Path) -> str:
+def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
     """SHA-256 over the weights, configurations and vocabularies of a model's folder, by relative path.
 
     Files are read in pieces, so that large weights need no memory.
+
+    Args:
+        folder: The model's folder.
+        parts: Patterns of the files and folders in it that count.
 
     Raises:
         ModelError: A file cannot be read.
     """
     joined = hashlib.sha256()
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _HASHED)
+    counted = (path for part in parts for top in folder.glob(part) for path in (top, *top.rglob("*")))
+    files = {path for path in counted if path.is_file() and path.suffix in _HASHED}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         joined.update(f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return joined.hexdigest()

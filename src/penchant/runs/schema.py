@@ -77,6 +77,12 @@ class Data(_Section):
         description="Windows of each image, evenly spaced along the side that is cut; each epoch a group "
         "takes one at random, the same for all candidates. 1 is the middle.",
     )
+    cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder in which encoded images and prompts are kept between runs, in half precision; "
+        "null keeps them in memory, in float32.",
+    )
 
 
 @final

@@ -33,8 +33,6 @@ _ABOUT: Final = "cache.json"
 _SHARD_BYTES: Final = 2**26
 _OPEN_SHARDS: Final = 4096
 _CHECKED: Final = 4
-_TOLERANCE: Final = 0.02
-"""Share of a tensor's norm that half precision, another batch size or another device may change."""
 
 
 @final
@@ -62,7 +60,7 @@ class Cache:
         about: Mapping[str, str],
         *,
         dtype: torch.dtype,
-        tolerance: float = _TOLERANCE,
+        tolerance: float,
         where: str,
         process: int = 0,
         num_processes: int = 1,

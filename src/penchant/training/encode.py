@@ -127,7 +127,7 @@ def encode(
     images: Rows | None = None,
     prompts: Rows | None = None,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> EncodedExamples:
     """Run every distinct image and prompt of the groups through the encoders.
 
@@ -138,7 +138,7 @@ def encode(
         images: Where encoded images are kept; in memory if None.
         prompts: Where encoded prompts are kept; in memory if None.
         batch_size: Images that go through the VAE at once.
-        progress: Called with the number of images done.
+        progress: Called with the number of images done, those that were there before included.
 
     Raises:
         DataError: An image cannot be read; names its row.
@@ -180,8 +180,10 @@ def encode_texts(groups: Sequence[Group], family: DiffusionFamily, rows: Rows) -
     prompts = list(dict.fromkeys(["", *(group.prompt for group in groups)]))
     keys = {prompt: hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts}
     missing = set(rows.missing(keys.values()))
+    rows.spot_check(lambda key: family.encode_prompts([prompt for prompt in prompts if keys[prompt] == key]))
     for piece in _pieces([prompt for prompt in prompts if keys[prompt] in missing], _PROMPTS_AT_ONCE):
-        rows.add([keys[prompt] for prompt in piece], family.encode_prompts(piece))
+        condition = {name: value.to(rows.dtype) for name, value in family.encode_prompts(piece).items()}
+        rows.add([keys[prompt] for prompt in piece], condition)
     number_of = {prompt: number for number, prompt in enumerate(prompts)}
     return rows.table(list(keys.values())), [number_of[group.prompt] for group in groups]
 
@@ -192,7 +194,7 @@ def encode_images(
     preparation: Preparation,
     rows: Rows,
     batch_size: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
 ) -> tuple[Table, Int[Tensor, "N F K"]]:
     """Latent posterior of every distinct image, and the row of each candidate in each variant.
 
@@ -207,19 +209,26 @@ def encode_images(
         pictures.update(zip(members[-1], group.candidates, strict=True))
     keys = {name: [_key(name, variant) for variant in variants] for name in pictures}
     missing = set(rows.missing(key for found in keys.values() for key in found))
-    done = 0
+
+    def again(key: str) -> Condition:
+        name = next(name for name, found in keys.items() if key in found)
+        return _encoded([decode_candidate(pictures[name])], family, name[0], variants[keys[name].index(key)])
+
+    rows.spot_check(again)
+    wanted = [name for name, found in keys.items() if not missing.isdisjoint(found)]
+    done = len(pictures) - len(wanted)
+    progress(done)
     for size in preparation.sizes:
-        wanted = [name for name, found in keys.items() if name[0] == size and not missing.isdisjoint(found)]
-        for piece in _pieces(wanted, batch_size):
-            opened = [decode_candidate(pictures[name]) for name in piece]
-            for number, (place, flip) in enumerate(variants):
+        for piece in _pieces([name for name in wanted if name[0] == size], batch_size):
+            images = [decode_candidate(pictures[name]) for name in piece]
+            for number, variant in enumerate(variants):
                 at = [row for row, name in enumerate(piece) if keys[name][number] in missing]
                 if at:
-                    encoded = _encoded([opened[row] for row in at], family, size, place, flip)
-                    rows.add([keys[piece[row]][number] for row in at], encoded)
+                    encoded = _encoded([images[row] for row in at], family, size, variant)
+                    kept = {name: encoded[name].to(rows.dtype) for name in ("mean", "deviation")}
+                    rows.add([keys[piece[row]][number] for row in at], {**encoded, **kept})
             done += len(piece)
-            if progress is not None:
-                progress(done)
+            progress(done)
     longest = max(len(found) for found in members)
     row_of = {name: number * len(variants) for number, name in enumerate(keys)}
     first = [[row_of[name] for name in [*found, *[found[0]] * (longest - len(found))]] for found in members]
@@ -228,9 +237,10 @@ def encode_images(
 
 
 def _encoded(
-    images: Sequence[Image], family: DiffusionFamily, size: Size, place: float, flip: bool
+    images: Sequence[Image], family: DiffusionFamily, size: Size, variant: tuple[float, bool]
 ) -> Condition:
     """Mean and deviation of the latents of images of one bucket, and what the model is told of them."""
+    place, flip = variant
     crop = (place, place)
     mean, deviation = family.encode_images(
         torch.cat([prepare([image], size=size, crop=crop, flip=flip) for image in images])

@@ -3,7 +3,7 @@
 Axes: M rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -14,17 +14,23 @@ from torch import Size, Tensor
 from penchant.protocols import Condition
 
 
+class Shards(Protocol):
+    """Tensors by name for each shard, with one leading axis for its rows."""
+
+    def __getitem__(self, number: int, /) -> Mapping[str, Tensor]: ...
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Table:
     """Encoded images or prompts, one row each; rows of different shards may differ in shape.
 
     Attributes:
-        shards: Tensors by name, each with one leading axis for the rows of the shard.
+        shards: The tensors; in memory, or mapped from files.
         places: Shard of each row, and its number in there.
     """
 
-    shards: Sequence[Mapping[str, Tensor]]
+    shards: Shards
     places: Int[Tensor, "M 2"]
 
     def __len__(self) -> int:
@@ -44,10 +50,20 @@ class Table:
 
 
 class Rows(Protocol):
-    """Where encoded rows are kept under a key, until all are there and are read as a table."""
+    """Where encoded rows are kept under a key, until all are there and are read as a table.
+
+    Attributes:
+        dtype: Type in which latents and embeddings are kept.
+    """
+
+    dtype: torch.dtype
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The distinct keys that are still to be encoded, in order."""
+        ...
+
+    def spot_check(self, encoded: Callable[[str], Condition]) -> None:
+        """Compare some of the rows that were there before with what a key gives when it is encoded now."""
         ...
 
     def add(self, keys: Sequence[str], rows: Condition) -> None:
@@ -61,7 +77,9 @@ class Rows(Protocol):
 
 @final
 class InMemory:
-    """Rows that are kept in memory, as they come."""
+    """Rows that are kept in memory, as they come; nothing is there from before."""
+
+    dtype = torch.float32
 
     def __init__(self) -> None:
         self._shards: list[Condition] = []
@@ -70,6 +88,9 @@ class InMemory:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The distinct keys that are still to be encoded, in order."""
         return [key for key in dict.fromkeys(keys) if key not in self._places]
+
+    def spot_check(self, encoded: Callable[[str], Condition]) -> None:
+        """Nothing to compare."""
 
     def add(self, keys: Sequence[str], rows: Condition) -> None:
         """Keep rows of one shape: tensors by name, leading axis as long as the keys."""
