@@ -87,7 +87,7 @@ def test_importance_passes_over_quarters_that_the_model_never_sees():
 def test_neither_pieces_nor_processes_change_a_timestep(law):
     def drawn(**split):
         inner = source(**split)
-        outer = DrawnTimesteps(inner, law, process=inner.process, num_processes=split.get("num_processes", 1))
+        outer = DrawnTimesteps(inner, law)
         batch = outer(1)
         return {
             name: (
