@@ -7,31 +7,11 @@ from pathlib import Path
 import pytest
 from tests import small
 
-from penchant.families import tiny
 from penchant.runs.assemble import method_of
 from penchant.runs.load import load
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
-BUILDERS = {
-    "sd15": tiny.stable_diffusion,
-    "sdxl": tiny.stable_diffusion_xl,
-    "sd3": tiny.stable_diffusion_3,
-    "flux": tiny.flux,
-}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Folder of the tiny model of each family, made when it is asked for."""
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = BUILDERS[family](tmp_path_factory.mktemp("model") / family)
-        return made[family]
-
-    return folder
 
 
 def test_the_index_names_every_recipe():
@@ -44,11 +24,11 @@ def test_the_index_names_every_recipe():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_trains_on_a_tiny_model(path, models, tiny_pairs, tmp_path):
+def test_it_trains_on_a_tiny_model(path, tiny_models, tiny_pairs, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert "Source:" in text and "\n# Deviations" in text and "Never run here at this size" in text
     changes = {
-        "model": str(models(path.stem.split("-")[0])),
+        "model": str(tiny_models(path.stem.split("-")[0])),
         "data.path": str(tiny_pairs),
         "data.size": 16,
         "data.heldout_split": None,

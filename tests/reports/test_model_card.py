@@ -104,7 +104,7 @@ def test_it_says_what_was_trained_on_what_and_what_came_out(run, tmp_path):
         (Form.DIFFUSERS, 'pipeline.load_lora_weights("it")'),
         (Form.KOHYA, 'pipeline.load_lora_weights("it", weight_name="it.safetensors")'),
         (Form.PEFT, 'pipeline.unet = PeftModel.from_pretrained(pipeline.unet, "it").merge_and_unload()'),
-        (Form.PIPELINE, 'pipeline = DiffusionPipeline.from_pretrained("it")'),
+        (Form.PIPELINE, 'pipeline = DiffusionPipeline.from_pretrained("it", dtype=torch.float32)'),
     ],
 )
 def test_each_form_is_loaded_in_a_few_lines(run, tmp_path, form, line):
@@ -144,7 +144,7 @@ def test_a_model_of_the_hub_is_named_and_its_licence_told(run, tiny_model, tmp_p
     head, body = card_of(folder, tmp_path / "it")
     assert (head["base_model"], head["base_model_relation"]) == ("someone/model", "adapter")
     assert head["license"] == "mit" and "licence of the base model is not known" not in body
-    assert 'from_pretrained("someone/model", revision="v2")' in code_of(body)
+    assert 'from_pretrained("someone/model", revision="v2", dtype=torch.float32)' in code_of(body)
     assert "| trained | a LoRA, from lora on, of the unet |" in body
 
 
@@ -165,7 +165,9 @@ def test_a_shipped_model_is_loaded_from_the_package(run, tmp_path):
         step=2,
         hashes={},
     )
-    assert 'DiffusionPipeline.from_pretrained(SHIPPED["emoji"])' in usage(contents, exported)
+    assert 'DiffusionPipeline.from_pretrained(SHIPPED["emoji"], dtype=torch.float32)' in usage(
+        contents, exported
+    )
     assert front_matter(contents, exported)["license"] == "apache-2.0"
 
 

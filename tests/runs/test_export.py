@@ -9,27 +9,21 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tests import small
 
 from penchant import families
 from penchant.errors import ModelError, PenchantError, RunFolderError
 from penchant.evaluation.sampling import Request, Sampler, draw
-from penchant.families import tiny
 from penchant.runs.export import CARD, LIST, export
 from penchant.runs.folder import RunFolder
 from penchant.runs.forms import Form
 from penchant.runs.load import load
+from penchant.runs.stored_lora import StoredLora
 from penchant.training.adapters import add_lora, save_lora
 
 SIZE = 16
-BUILDERS = {
-    "sd15": tiny.stable_diffusion,
-    "sdxl": tiny.stable_diffusion_xl,
-    "sd3": tiny.stable_diffusion_3,
-    "flux": tiny.flux,
-}
 TARGETS = {  # linear layers of attention and feed-forward, and every kind of convolution
     "sd15": [
         "to_q",
@@ -55,14 +49,14 @@ def exported(folder, form, to, **options):
     return export(folder, form=form, to=to, card=card, **options)
 
 
-@pytest.fixture(scope="module", params=BUILDERS)
-def made(request, tiny_pairs, tmp_path_factory):
+@pytest.fixture(scope="module", params=["sd15", "sdxl", "sd3", "flux"])
+def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     """A finished run's folder, and what its base and its own tuned network draw.
 
     Alpha is not the rank, so that a scale which is lost or used twice shows.
     """
     place = tmp_path_factory.mktemp("run")
-    model = BUILDERS[request.param](place / "model")
+    model = tiny_models(request.param)
     family = families.load(str(model))
     base = draw(family.pipeline, REQUESTS, SAMPLER)
     targets = TARGETS.get(request.param, family.lora_targets)
@@ -137,6 +131,22 @@ def test_the_kohya_form_is_loaded_by_diffusers_or_refused(run_folder, drawn, pla
     assert all(name.startswith(prefix) for name in tensors)
     assert {name.partition(".")[2] for name in tensors} == {"lora_down.weight", "lora_up.weight", "alpha"}
     assert {tensor.item() for name, tensor in tensors.items() if name.endswith(".alpha")} == {6.0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "lost"),
+    [
+        (["transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.2"], "1 of 2 layers .* for example "
+                                                                                "transformer_blocks.0.ff.net.2"),
+        (["norm_in"], "1 of 1 layers .* for example norm_in"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_kohyas_names_would_lose_is_named(layers, lost, tmp_path):
+    down, up = ({name: torch.ones(shape) for name in layers} for shape in ((2, 4), (4, 2)))
+    lora = StoredLora(part="transformer", down=down, up=up, config=LoraConfig(r=2, lora_alpha=2))
+    with pytest.raises(ModelError, match=lost):
+        lora.write_kohya(tmp_path / "it.safetensors", pipeline=diffusers.FluxPipeline)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_merged_pipeline_is_plain_diffusers(run_folder, drawn, tmp_path):

@@ -101,20 +101,22 @@ def usage(contents: RunContents, exported: Exported) -> str:
     """Python that loads the export and draws an image."""
     model, evaluation = str(contents.run["model"]), contents.run["evaluation"]
     name, part = json.dumps(exported.name), exported.part
-    lines = ["from diffusers import DiffusionPipeline", ""]
+    lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
+    dtype = f"dtype=torch.{evaluation['precision']}"  # parts may be stored in different types
     if exported.form is Form.PIPELINE:
-        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({name})")
+        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({name}, {dtype})")
     else:
         if model in families.SHIPPED:
-            lines.insert(1, "from penchant.families import SHIPPED")
-        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({_base_in_code(model, exported.base)})")
+            lines.insert(2, "from penchant.families import SHIPPED")
+        base = _base_in_code(model, exported.base)
+        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({base}, {dtype})")
     match exported.form:
         case Form.DIFFUSERS:
             lines.append(f"pipeline.load_lora_weights({name})")
         case Form.KOHYA:
             lines.append(f"pipeline.load_lora_weights({name}, weight_name={json.dumps(exported.weights)})")
         case Form.PEFT:
-            lines.insert(1, "from peft import PeftModel")
+            lines.insert(2, "from peft import PeftModel")
             lines.append(
                 f"pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, {name}).merge_and_unload()"
             )
