@@ -1,5 +1,7 @@
 """Settings that hold for every test, and the tiny model and data that tests of training share."""
 
+from functools import cache
+
 import pytest
 from hypothesis import settings
 from tests import small
@@ -14,6 +16,20 @@ def tiny_model(tmp_path_factory):
     from penchant.families import tiny
 
     return tiny.stable_diffusion(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """Folder of a random model of each family by the family's name, made when it is asked for; read only."""
+    from penchant.families import tiny
+
+    builders = {
+        "sd15": tiny.stable_diffusion,
+        "sdxl": tiny.stable_diffusion_xl,
+        "sd3": tiny.stable_diffusion_3,
+        "flux": tiny.flux,
+    }
+    return cache(lambda name: builders[name](tmp_path_factory.mktemp("model") / name))
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from penchant.runs.folder import RunFolder
 
 
 def picture(number: int, brightness: int, *, width: int = 16, height: int = 16) -> bytes:
@@ -124,6 +128,39 @@ def train(raw: dict, *, resume: bool = False, output: Path | None = None):
     shown = io.StringIO()
     run_training(run, folder, resume=resume, console=Console(file=shown, width=200), where="run.yaml")
     return folder, shown.getvalue()
+
+
+def untrained(raw: dict, **manifest) -> "RunFolder":
+    """Folder of a finished run without its weights, which the caller puts in."""
+    from penchant.families import resolve
+    from penchant.runs.folder import RunFolder
+    from penchant.runs.load import check, dump
+    from penchant.runs.manifest import model_hash
+
+    run = check(raw, where="run.yaml")
+    folder = RunFolder.create(Path(run.output))
+    folder.run_file.write_text(dump(run), encoding="utf-8")
+    known = {"complete": True, "model_hash": model_hash(resolve(run.model)), **manifest}
+    folder.manifest.write_text(json.dumps(known), encoding="utf-8")
+    return folder
+
+
+def write_checkpoint(folder: "RunFolder", step: int, *, weights: str = "weights", **tensors) -> None:
+    """A checkpoint of a LoRA or a network, with nothing but its weights."""
+    from safetensors.torch import save_file
+
+    place = folder.checkpoints / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    save_file(tensors, place / f"{weights}.safetensors")
+    (place / "state.json").write_text(json.dumps({"files": {}}), encoding="utf-8")
+
+
+def in_training(adapter: dict) -> dict:
+    """Tensors of an exported adapter under the names that they have in the network."""
+    return {
+        name.partition(".")[2].replace("_A.", "_A.default.").replace("_B.", "_B.default."): tensor
+        for name, tensor in adapter.items()
+    }
 
 
 def assembled(raw: dict):

@@ -6,6 +6,7 @@ PenchantError
   DataError          a data file or a row of it is wrong        (exit 2)
   ModelError         a model folder or weight file is wrong     (exit 2)
   RunFolderError     a run folder cannot be used or written     (exit 2)
+  HubError           the hub refuses or cannot be reached       (exit 2)
   TrainingStopped    training ended itself, for a named cause   (exit 3)
   Interrupted        training was asked to stop by a signal     (exit 128 + signal, as shells count it)
 
@@ -40,6 +41,10 @@ class ModelError(PenchantError):
 
 class RunFolderError(PenchantError):
     """A run folder cannot be used or written."""
+
+
+class HubError(PenchantError):
+    """The Hugging Face hub refuses an upload or cannot be reached."""
 
 
 class TrainingStopped(PenchantError):

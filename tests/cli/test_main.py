@@ -40,7 +40,18 @@ def failing(monkeypatch):
 def test_help_lists_every_command(penchant):
     code, out, _ = penchant("--help")
     assert code == 0
-    for command in ("train", "sample", "evaluate", "report", "explain", "methods", "demo", "data"):
+    for command in (
+        "train",
+        "sample",
+        "evaluate",
+        "report",
+        "export",
+        "push",
+        "explain",
+        "methods",
+        "demo",
+        "data",
+    ):
         assert f" {command} " in out
 
 

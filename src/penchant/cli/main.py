@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from penchant import __version__
-from penchant.cli import demo, evaluate, explain, methods, report, sample, train
+from penchant.cli import demo, evaluate, explain, export, methods, push, report, sample, train
 from penchant.errors import PenchantError
 
 INTERRUPTED: Final = 130
@@ -31,6 +31,8 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("push")(push.push)
 app.command("explain")(explain.explain)
 app.command("methods")(methods.methods)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from penchant.runs.forms import Form
+
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN.yaml", help="Run file; docs/options.md lists its options.")
 ]
@@ -20,3 +22,10 @@ Assignments = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the output folder.")]
+ExportForm = Annotated[
+    Form,
+    typer.Option(
+        "--form",
+        help="diffusers, peft and kohya (ComfyUI) are a LoRA; pipeline is a whole model, a LoRA folded in.",
+    ),
+]

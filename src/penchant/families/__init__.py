@@ -12,7 +12,16 @@ from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
 
-__all__ = ["SHIPPED", "copy_other_parts", "family_of", "load", "load_folder", "quiet", "resolve"]
+__all__ = [
+    "SHIPPED",
+    "copy_other_parts",
+    "family_of",
+    "hub_repository",
+    "load",
+    "load_folder",
+    "quiet",
+    "resolve",
+]
 
 SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 """Models that come with the library, by name."""
@@ -47,6 +56,13 @@ def resolve(model: str, *, where: str = "model") -> Path:
         )
     _folder.check(folder, where)
     return folder
+
+
+def hub_repository(model: str) -> str | None:
+    """`owner/name` of a model that `resolve` takes from the hub; None for a folder or a shipped one."""
+    if model in SHIPPED or Path(model).exists() or not _hub.is_name(model):
+        return None
+    return model.partition("@")[0]
 
 
 def load(model: str, *, where: str = "model") -> DiffusionFamily:

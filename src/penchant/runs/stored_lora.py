@@ -1,0 +1,172 @@
+"""A trained LoRA on disk, and the same in the forms that other tools read.
+
+Axes: R rank, I and O channels in and out of a layer; of a convolution, I and its window are together.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import torch
+from diffusers.utils import convert_unet_state_dict_to_peft
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from penchant.errors import ModelError, RunFolderError
+from penchant.runs.schema import Lora
+from penchant.training.adapters import POLICY
+
+FILE: Final = "pytorch_lora_weights.safetensors"
+"""Name under which diffusers looks for a LoRA in a folder."""
+_DOWN: Final = ".lora_A.weight"
+_UP: Final = ".lora_B.weight"
+_METADATA: Final = "lora_adapter_metadata"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLora:
+    """Two factors for each adapted layer, and how their product is scaled.
+
+    Attributes:
+        part: Name of the network in its pipeline: `unet` or `transformer`.
+        down: First factor of each layer by the layer's name: [R, I], or [R, I, window] of a convolution.
+        up: Second factor: [O, R], or [O, R, 1, 1].
+        config: Rank, alpha and targets, as peft names them.
+    """
+
+    part: str
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+    config: LoraConfig
+
+    @classmethod
+    def read(cls, folder: Path, *, part: str) -> Self:
+        """The LoRA that `penchant train` has exported, or that its run was started from.
+
+        Raises:
+            RunFolderError: The file is missing, or holds something that is no plain LoRA, such as DoRA.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise RunFolderError(f"{path}: is missing. Train again, or put the file back.")
+        with safe_open(path, framework="pt") as file:
+            tensors = {name.removeprefix(f"{part}."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            notes = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        options = {name.removeprefix(f"{part}."): value for name, value in notes.items()}
+        return cls._of(tensors, LoraConfig(**options) if options else None, part=part, where=path)
+
+    @classmethod
+    def of_checkpoint(cls, weights: Path, options: Lora, *, part: str) -> Self:
+        """The LoRA of a run that has not finished.
+
+        Args:
+            weights: Weights of a checkpoint, or their moving average.
+            options: The run's own.
+            part: Name of the network in its pipeline.
+        """
+        tensors = {name.replace(f".{POLICY}.", "."): value for name, value in load_file(weights).items()}
+        if options.start_from is not None:
+            config = cls.read(Path(options.start_from), part=part).config
+        else:
+            config = LoraConfig(r=options.rank, lora_alpha=options.alpha or options.rank)
+        return cls._of(tensors, config, part=part, where=weights)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], config: LoraConfig | None, *, part: str, where: Path) -> Self:
+        down = {name.removesuffix(_DOWN): value for name, value in tensors.items() if name.endswith(_DOWN)}
+        up = {name.removesuffix(_UP): value for name, value in tensors.items() if name.endswith(_UP)}
+        rest = [name for name in tensors if not name.endswith((_DOWN, _UP))]
+        if rest or down.keys() != up.keys() or not down:
+            odd = sorted(rest or down.keys() ^ up.keys())[:1] or ["nothing"]
+            raise RunFolderError(
+                f"{where}: holds {odd[0]}, which is no plain LoRA, and cannot be exported. Use adapter/ as "
+                "it is, with diffusers."
+            )
+        if config is None:  # a file without notes: alpha is the rank
+            ranks = {name: len(value) for name, value in down.items()}
+            config = LoraConfig(r=1, lora_alpha=1, rank_pattern=ranks, alpha_pattern=dict(ranks))
+        if not config.target_modules:
+            config = replace(config, target_modules=sorted(down))
+        return cls(part=part, down=down, up=up, config=config)
+
+    def scale(self, layer: str) -> float:
+        """Factor of the product of a layer's two factors."""
+        alphas, rank = self.config.alpha_pattern or {}, len(self.down[layer])
+        alpha = alphas.get(get_pattern_key(list(alphas), layer), self.config.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
+
+    def write_diffusers(self, folder: Path) -> Path:
+        """Write it for `load_lora_weights`, the scale multiplied into the second factor.
+
+        Scale 1 is what every reader takes without being told: diffusers reads another one from the file's
+        notes, ComfyUI and older versions do not.
+        """
+        tensors = {}
+        for layer in self.down:
+            scale = self.scale(layer)
+            tensors[f"{self.part}.{layer}{_DOWN}"] = self.down[layer]
+            tensors[f"{self.part}.{layer}{_UP}"] = self.up[layer] if scale == 1 else self.up[layer] * scale
+        return _save(tensors, folder / FILE)
+
+    def write_peft(self, folder: Path, *, base: str | None) -> Path:
+        """Write it for `PeftModel.from_pretrained`.
+
+        Args:
+            folder: Gets `adapter_config.json` and `adapter_model.safetensors`.
+            base: Name of the base model on the hub, if it has one.
+        """
+        config = replace(self.config, base_model_name_or_path=base, inference_mode=True)
+        config.save_pretrained(str(folder))
+        tensors = {f"base_model.model.{layer}{_DOWN}": value for layer, value in self.down.items()}
+        tensors |= {f"base_model.model.{layer}{_UP}": value for layer, value in self.up.items()}
+        return _save(tensors, folder / "adapter_model.safetensors")
+
+    def write_kohya(self, path: Path, *, pipeline: Any) -> Path:
+        """Write it with kohya's key names, and read it back as diffusers does.
+
+        Of a UNet, names begin with `lora_unet_`; of a transformer with `lora_transformer_`, which ComfyUI and
+        diffusers read without joining layers.
+
+        Args:
+            path: File to write.
+            pipeline: Class of the model's diffusers pipeline.
+
+        Raises:
+            ModelError: The pipeline would not find every layer again.
+        """
+        tensors = {}
+        for layer, down in self.down.items():
+            name = f"lora_{self.part}_{layer.replace('.', '_')}"
+            tensors[f"{name}.lora_down.weight"] = down
+            tensors[f"{name}.lora_up.weight"] = self.up[layer]
+            tensors[f"{name}.alpha"] = torch.tensor(self.scale(layer) * len(down))
+        if lost := sorted(self.down.keys() - _layers_read_by(pipeline, tensors, part=self.part)):
+            raise ModelError(
+                f"--form kohya: {pipeline.__name__} of diffusers would not read {len(lost)} of "
+                f"{len(self.down)} layers under these key names, for example {lost[0]}. "
+                "Take --form diffusers, which ComfyUI reads for SD 3 and FLUX as well."
+            )
+        return _save(tensors, path)
+
+
+def _layers_read_by(pipeline: Any, tensors: dict[str, Tensor], *, part: str) -> set[str]:
+    """Names of the layers that a pipeline class reads from a file with these keys; empty if it cannot."""
+    try:
+        read = pipeline.lora_state_dict(dict(tensors))
+    except (ValueError, NotImplementedError, KeyError):
+        return set()
+    read = read[0] if isinstance(read, tuple) else read
+    names = convert_unet_state_dict_to_peft({name.removeprefix(f"{part}."): 0 for name in read})
+    return {name.removesuffix(_DOWN) for name in names if name.endswith(_DOWN)}
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> Path:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+    return path

@@ -1,0 +1,344 @@
+"""Exports of every family, loaded back by the tools they are for; what is refused; what is replaced."""
+
+import hashlib
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from tests import small
+
+from penchant import families
+from penchant.errors import ModelError, PenchantError, RunFolderError
+from penchant.evaluation.sampling import Request, Sampler, draw
+from penchant.runs.export import CARD, LIST, export
+from penchant.runs.folder import RunFolder
+from penchant.runs.forms import Form
+from penchant.runs.load import load
+from penchant.runs.stored_lora import StoredLora
+from penchant.training.adapters import add_lora, save_lora
+
+SIZE = 16
+TARGETS = {  # linear layers of attention and feed-forward, and every kind of convolution
+    "sd15": [
+        "to_q",
+        "to_out.0",
+        "ff.net.0.proj",
+        "proj_in",
+        "time_emb_proj",
+        "conv1",
+        "conv_shortcut",
+        "conv",
+    ],
+    "sdxl": ["to_k", "to_out.0", "ff.net.2", "proj_out", "conv2", "conv_in"],
+}
+REQUESTS = [Request(prompt="a red fish", seed=0), Request(prompt="two birds", seed=1)]
+SAMPLER = Sampler(num_steps=1, guidance=3.0, eta=0.0, batch_size=2, size=SIZE)
+
+
+def card(folder, exported):
+    return f"{exported.name} {exported.form} {exported.weights} {exported.step}\n"
+
+
+def exported(folder, form, to, **options):
+    return export(folder, form=form, to=to, card=card, **options)
+
+
+@pytest.fixture(scope="module", params=["sd15", "sdxl", "sd3", "flux"])
+def made(request, tiny_models, tiny_pairs, tmp_path_factory):
+    """A finished run's folder, and what its base and its own tuned network draw.
+
+    Alpha is not the rank, so that a scale which is lost or used twice shows.
+    """
+    place = tmp_path_factory.mktemp("run")
+    model = tiny_models(request.param)
+    family = families.load(str(model))
+    base = draw(family.pipeline, REQUESTS, SAMPLER)
+    targets = TARGETS.get(request.param, family.lora_targets)
+    add_lora(family.network, rank=2, alpha=6, targets=targets, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in family.network.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    raw = small.run_options(model, tiny_pairs, place / "out", {"training.ema": small.REMOVED})
+    folder = small.untrained(raw)
+    save_lora(family, folder.adapter)
+    return folder, (base, draw(family.pipeline, REQUESTS, SAMPLER))
+
+
+@pytest.fixture(scope="module")
+def run_folder(made):
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def drawn(made):
+    return made[1]
+
+
+@pytest.fixture(scope="module")
+def plain(run_folder):
+    """The base model as a user of diffusers loads it; tests take off again what they put on."""
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(load(run_folder.run_file).model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def assert_drawn(pipeline, drawn):
+    base, tuned = drawn
+    images = draw(pipeline, REQUESTS, SAMPLER)
+    torch.testing.assert_close(images, tuned, rtol=0, atol=2e-5)
+    assert not torch.allclose(base, tuned, atol=1e-3)
+
+
+def test_the_diffusers_form_is_loaded_by_any_pipeline(run_folder, drawn, plain, tmp_path):
+    plain.load_lora_weights(exported(run_folder, Form.DIFFUSERS, tmp_path / "lora"))
+    assert_drawn(plain, drawn)
+    plain.unload_lora_weights()
+
+
+def test_the_peft_form_is_loaded_by_peft(run_folder, drawn, plain, tmp_path):
+    part = "unet" if "unet" in plain.components else "transformer"
+    folder, network = exported(run_folder, Form.PEFT, tmp_path / "lora"), getattr(plain, part)
+    setattr(plain, part, PeftModel.from_pretrained(deepcopy(network), str(folder)).merge_and_unload())
+    assert_drawn(plain, drawn)
+    setattr(plain, part, network)
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 6
+
+
+def test_the_kohya_form_is_loaded_by_diffusers_or_refused(run_folder, drawn, plain, tmp_path):
+    if type(plain).__name__ == "StableDiffusion3Pipeline":
+        with pytest.raises(ModelError) as caught:
+            exported(run_folder, Form.KOHYA, tmp_path / "lora")
+        assert str(caught.value) == (
+            "--form kohya: StableDiffusion3Pipeline of diffusers would not read 18 of 18 layers under these "
+            "key names, for example transformer_blocks.0.attn.add_k_proj. Take --form diffusers, which "
+            "ComfyUI reads for SD 3 and FLUX as well."
+        )
+        assert not (tmp_path / "lora").exists()
+        return
+    folder = exported(run_folder, Form.KOHYA, tmp_path / "lora")
+    plain.load_lora_weights(folder)
+    assert_drawn(plain, drawn)
+    plain.unload_lora_weights()
+    tensors = load_file(folder / "lora.safetensors")
+    prefix = "lora_unet_" if "unet" in plain.components else "lora_transformer_"
+    assert all(name.startswith(prefix) for name in tensors)
+    assert {name.partition(".")[2] for name in tensors} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert {tensor.item() for name, tensor in tensors.items() if name.endswith(".alpha")} == {6.0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "lost"),
+    [
+        (["transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.2"], "1 of 2 layers .* for example "
+                                                                                "transformer_blocks.0.ff.net.2"),
+        (["norm_in"], "1 of 1 layers .* for example norm_in"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_kohyas_names_would_lose_is_named(layers, lost, tmp_path):
+    down, up = ({name: torch.ones(shape) for name in layers} for shape in ((2, 4), (4, 2)))
+    lora = StoredLora(part="transformer", down=down, up=up, config=LoraConfig(r=2, lora_alpha=2))
+    with pytest.raises(ModelError, match=lost):
+        lora.write_kohya(tmp_path / "it.safetensors", pipeline=diffusers.FluxPipeline)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_pipeline_is_plain_diffusers(run_folder, drawn, tmp_path):
+    folder = exported(run_folder, Form.PIPELINE, tmp_path / "merged")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    assert_drawn(pipeline, drawn)
+    network = pipeline.components["unet" if "unet" in pipeline.components else "transformer"]
+    assert not any("lora" in name for name, _ in network.named_parameters())
+    assert families.resolve(str(folder)) == folder
+
+
+# What follows does not depend on the family.
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tiny_pairs, tmp_path_factory):
+    """A run of two steps with a moving average, as `penchant train` leaves it."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    lora = {"rank": 2, "alpha": 4}
+    changes = {"data.heldout_split": None, "training.lora": lora, "training.learning_rate": 0.05}
+    return small.train(small.run_options(tiny_model, tiny_pairs, output, changes))[0]
+
+
+def adapter_of(folder):
+    return load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def test_the_folder_holds_weights_card_and_a_list_with_hashes(finished, tmp_path):
+    folder = exported(finished, Form.DIFFUSERS, tmp_path / "some" / "lora", name="me/lora")
+    assert files_of(folder) == {"pytorch_lora_weights.safetensors", CARD, LIST}
+    assert (folder / CARD).read_text() == "me/lora diffusers pytorch_lora_weights.safetensors 2\n"
+    listed = json.loads((folder / LIST).read_text())
+    assert (listed["form"], listed["step"]) == ("diffusers", 2)
+    for name, digest in listed["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert files_of(folder) == {*listed["files"], LIST}
+    assert [path.name for path in folder.parent.iterdir()] == ["lora"]
+
+
+def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(finished, tmp_path):
+    """The run's own end is that checkpoint, so both exports are the same."""
+    stopped = RunFolder(shutil.copytree(finished.path, tmp_path / "stopped"))
+    known = json.loads(stopped.manifest.read_text())
+    stopped.manifest.write_text(json.dumps({**known, "complete": False}))
+    shutil.rmtree(stopped.adapter)
+    one, other = (exported(f, Form.DIFFUSERS, tmp_path / n) for f, n in ((finished, "a"), (stopped, "b")))
+    a, b = adapter_of(one), adapter_of(other)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    shutil.rmtree(stopped.checkpoints)
+    with pytest.raises(RunFolderError, match=r"stopped: the training has not finished and has no checkpoint"):
+        exported(stopped, Form.DIFFUSERS, tmp_path / "c")
+
+
+def test_a_run_that_went_on_from_an_adapter_is_exported_with_its_scale(finished, options, tmp_path):
+    changes = {"training.lora": {"start_from": str(finished.adapter)}, "training.ema": small.REMOVED}
+    raw = options(**changes, **{"data.heldout_split": None})
+    folder = small.untrained(raw, complete=False)
+    small.write_checkpoint(folder, 1, **small.in_training(small.adapter(finished.path)[0]))
+    found = adapter_of(exported(folder, Form.DIFFUSERS, tmp_path / "lora"))
+    expected = adapter_of(exported(finished, Form.DIFFUSERS, tmp_path / "start"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_fully_trained_model_is_exported_as_pipeline_alone(options, tiny_model, tmp_path):
+    """As it is at the end, from its checkpoint before."""
+    raw = options(**{"training.mode": "full", "training.lora": small.REMOVED, "training.ema": None})
+    folder = small.untrained(raw)
+    family = families.load(str(tiny_model))
+    trained = {name: tensor + 1 for name, tensor in family.network.named_parameters()}
+    family.network.load_state_dict(trained)
+    families.copy_other_parts(tiny_model, folder.pipeline, trained="unet")
+    family.network.save_pretrained(folder.pipeline / "unet")
+    small.write_checkpoint(folder, 1, **trained)
+    for number, complete in enumerate((True, False)):
+        folder.manifest.write_text(
+            json.dumps({**json.loads(folder.manifest.read_text()), "complete": complete})
+        )
+        whole = exported(folder, Form.PIPELINE, tmp_path / f"whole-{number}")
+        assert files_of(whole) == {*files_of(folder.pipeline), CARD, LIST}
+        found = load_file(whole / "unet" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(found[name], tensor) for name, tensor in trained.items())
+    with pytest.raises(RunFolderError) as caught:
+        exported(folder, Form.DIFFUSERS, tmp_path / "lora")
+    assert str(caught.value) == (
+        f"{folder.path}: every weight was trained, so there is no LoRA. Take --form pipeline."
+    )
+
+
+@pytest.fixture
+def half(finished, tmp_path):
+    """The same run on a base whose UNet is stored in half precision."""
+    run = load(finished.run_file)
+    base = shutil.copytree(run.model, tmp_path / "half")
+    diffusers.UNet2DConditionModel.from_pretrained(base / "unet").half().save_pretrained(base / "unet")
+    changes = {"model": str(base), "output": str(tmp_path / "run")}
+    folder = small.untrained({**run.model_dump(mode="json"), **changes})
+    shutil.copytree(finished.adapter, folder.adapter)
+    return folder
+
+
+def test_a_merged_pipeline_keeps_the_type_of_the_base(half, finished, tmp_path):
+    name = "unet/diffusion_pytorch_model.safetensors"
+    merged = load_file(exported(half, Form.PIPELINE, tmp_path / "merged") / name)
+    exact = load_file(exported(finished, Form.PIPELINE, tmp_path / "exact") / name)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float16}
+    for name, tensor in exact.items():
+        torch.testing.assert_close(merged[name].float(), tensor, rtol=2e-3, atol=1e-4)
+
+
+def test_a_lora_with_nan_is_not_merged(half, tmp_path):
+    path = half.adapter / "pytorch_lora_weights.safetensors"
+    tensors, notes = small.adapter(half.path)
+    save_file({name: tensor * torch.nan for name, tensor in tensors.items()}, path, metadata=notes)
+    with pytest.raises(
+        RunFolderError, match="the LoRA holds numbers that are not finite, so it cannot be folded"
+    ):
+        exported(half, Form.PIPELINE, tmp_path / "merged")
+
+
+def test_a_base_that_has_changed_is_not_merged_into(half, tmp_path):
+    (Path(load(half.run_file).model) / "unet" / "more.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"half has changed since the training\. Put the old one back"):
+        exported(half, Form.PIPELINE, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors: {}, "holds nothing, which is no plain LoRA"),
+        (lambda tensors: dict(list(tensors.items())[1:]), r"holds down\S+, which is no plain LoRA"),
+        (
+            lambda tensors: {**tensors, "unet.a.lora_magnitude_vector": torch.ones(1)},
+            "holds a.lora_magnitude_vector, which is no plain LoRA, and cannot be exported",
+        ),
+    ],
+)
+def test_what_is_no_plain_lora_is_refused(half, tmp_path, change, sentence):
+    path = half.adapter / "pytorch_lora_weights.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(RunFolderError, match=sentence):
+        exported(half, Form.DIFFUSERS, tmp_path / "lora")
+
+
+def test_a_lora_without_notes_has_scale_one(half, finished, tmp_path):
+    path = half.adapter / "pytorch_lora_weights.safetensors"
+    save_file(load_file(path), path)
+    found = load_file(exported(half, Form.KOHYA, tmp_path / "lora") / "lora.safetensors")
+    assert {tensor.item() for name, tensor in found.items() if name.endswith(".alpha")} == {2.0}
+    path.unlink()
+    with pytest.raises(RunFolderError, match=r"safetensors: is missing\. Train again, or put the file back"):
+        exported(half, Form.DIFFUSERS, tmp_path / "other")
+
+
+def test_nothing_is_overwritten_unasked_and_nothing_foreign_at_all(finished, tmp_path):
+    to = tmp_path / "lora"
+    exported(finished, Form.DIFFUSERS, to)
+    (to / "notes.txt").write_text("mine")
+    with pytest.raises(
+        RunFolderError, match=r"lora: exists and is not empty\. Give another --to, or replace"
+    ):
+        exported(finished, Form.PEFT, to)
+    exported(finished, Form.PEFT, to, overwrite=True)
+    assert files_of(to) == {"notes.txt", "adapter_config.json", "adapter_model.safetensors", CARD, LIST}
+    with pytest.raises(
+        RunFolderError, match=r"holds no export\.json of an earlier export, so nothing is replaced"
+    ):
+        exported(finished, Form.PEFT, finished.path, overwrite=True)
+    with pytest.raises(RunFolderError, match=r"notes\.txt: is a file, not a folder\. Give another --to"):
+        exported(finished, Form.PEFT, to / "notes.txt")
+
+
+def test_a_list_that_names_files_outside_removes_none_of_them(finished, tmp_path):
+    to, outside = tmp_path / "lora", tmp_path / "precious"
+    to.mkdir()
+    outside.write_text("mine")
+    (to / LIST).write_text(json.dumps({"files": {"../precious": "", str(outside): ""}}))
+    exported(finished, Form.PEFT, to, overwrite=True)
+    assert outside.read_text() == "mine"
+
+
+def test_a_failed_export_leaves_the_earlier_one(finished, tmp_path):
+    def broken(folder, exported):
+        raise PenchantError("the card cannot be written")
+
+    to = tmp_path / "lora"
+    exported(finished, Form.DIFFUSERS, to)
+    before = files_of(to)
+    with pytest.raises(PenchantError, match="the card"):
+        export(finished, form=Form.PEFT, to=to, card=broken, overwrite=True)
+    assert files_of(to) == before and [path.name for path in tmp_path.iterdir()] == ["lora"]
