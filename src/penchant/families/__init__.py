@@ -12,7 +12,16 @@ from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
 
-__all__ = ["SHIPPED", "copy_other_parts", "family_of", "load", "load_folder", "quiet", "resolve"]
+__all__ = [
+    "SHIPPED",
+    "PipelineFamily",
+    "copy_other_parts",
+    "family_of",
+    "load",
+    "load_folder",
+    "quiet",
+    "resolve",
+]
 
 SHIPPED: Final = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 """Models that come with the library, by name."""
