@@ -415,13 +415,16 @@ class DiffusionFamily(Protocol):
         ...
 
     def encode_images(
-        self, pixels: Float[Tensor, "N 3 H W"]
+        self, pixels: Float[Tensor, "N 3 *T H W"]
     ) -> tuple[Float[Tensor, " N *D"], Float[Tensor, " N *D"]]:
-        """Mean and standard deviation of the scaled latent posterior of images in [-1, 1]."""
+        """Mean and standard deviation of the scaled latent posterior of images in [-1, 1].
+
+        A model of videos also takes pixels with an axis of frames.
+        """
         ...
 
-    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 H W"]:
-        """Images in [0, 1] of scaled latents."""
+    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 *T H W"]:
+        """Images in [0, 1] of scaled latents; videos have an axis of frames, unless there is one frame."""
         ...
 
     def release_encoders(self) -> None:

@@ -27,9 +27,9 @@ def test_a_whole_folder_is_found(tiny_model):
 
 def test_a_missing_path(tmp_path):
     assert refused(tmp_path / "no") == (
-        f"run.yaml: model: no model folder '{tmp_path}/no'. Give a folder written by save_pretrained, the "
-        f"name of a model on the hub (owner/name@revision), or one of the shipped models: "
-        f"{', '.join(SHIPPED)}."
+        f"run.yaml: model: no model folder '{tmp_path}/no'. Give a folder written by save_pretrained, a "
+        ".safetensors file, the name of a model on the hub (owner/name@revision), or one of the shipped "
+        f"models: {', '.join(SHIPPED)}."
     )
 
 

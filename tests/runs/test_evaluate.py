@@ -14,7 +14,7 @@ from penchant.errors import ConfigError, DataError, RunFolderError
 from penchant.evaluation.results import read_results
 from penchant.evaluation.sampling import Sampler, draw, requests_for, to_picture
 from penchant.reports.summary import outcome
-from penchant.runs.evaluate import evaluate, metric_of, pipelines, require_possible, sample, suite_of
+from penchant.runs.evaluate import evaluate, metric_of, models, require_possible, sample, suite_of
 from penchant.runs.load import check, load
 
 EVALUATION = {
@@ -57,8 +57,8 @@ def test_the_pictures_on_disk_are_those_of_the_pipelines(trained, results):
     requests = requests_for(suite.prompts, seeds_per_prompt=1, seed=run.seed)
     requests += requests_for(suite.prompts[:2], seeds_per_prompt=2, seed=run.seed)[1::2]
     sampler = Sampler(num_steps=2, guidance=run.evaluation.guidance, eta=0.0, batch_size=4)
-    for side, pipeline in zip(("base", "tuned"), pipelines(trained, run), strict=True):
-        for number, image in enumerate(draw(pipeline, requests, sampler)):
+    for side, model in zip(("base", "tuned"), models(trained, run), strict=True):
+        for number, image in enumerate(draw(model.pipeline, requests, sampler)):
             with Image.open(trained.samples / side / f"{number:05d}.png") as stored:
                 assert stored.tobytes() == to_picture(image).tobytes()
 
@@ -95,7 +95,7 @@ def test_a_run_that_is_not_complete_is_refused(trained):
     trained.manifest.write_text(json.dumps(known | {"complete": False}))
     try:
         with pytest.raises(RunFolderError, match="the training is not complete. Go on with"):
-            pipelines(trained, load(trained.run_file))
+            models(trained, load(trained.run_file))
     finally:
         trained.manifest.write_text(json.dumps(known))
 
@@ -132,11 +132,12 @@ def test_noise_that_the_schedule_would_not_read_is_refused(trained, monkeypatch)
     run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"eta": 0.5})})
 
     class Deaf:
-        class scheduler:
-            @staticmethod
-            def step(sample): ...
+        class pipeline:
+            class scheduler:
+                @staticmethod
+                def step(sample): ...
 
-    monkeypatch.setattr("penchant.runs.evaluate.pipelines", lambda folder, run: (Deaf(), Deaf()))
+    monkeypatch.setattr("penchant.runs.evaluate.models", lambda folder, run: (Deaf(), Deaf()))
     from penchant.runs.evaluate import sampled
 
     with pytest.raises(ConfigError, match="evaluation.eta: type does not read it. Set it to 0."):
@@ -163,5 +164,5 @@ def test_the_commands_evaluate_sample_and_explain(trained, results, tmp_path, mo
 def test_weights_are_sampled_in_the_precision_that_is_asked_for(trained):
     run = load(trained.run_file)
     half = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"precision": "bfloat16"})})
-    for pipeline in pipelines(trained, half):
-        assert {p.dtype for p in pipeline.unet.parameters()} == {torch.bfloat16}
+    for model in models(trained, half):
+        assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}

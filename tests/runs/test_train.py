@@ -18,7 +18,7 @@ from penchant.errors import TrainingStopped
 from penchant.evaluation.sampling import Request, Sampler, draw
 from penchant.families import sd15
 from penchant.log import METRICS
-from penchant.runs.evaluate import pipelines, sampled
+from penchant.runs.evaluate import models, sampled
 from penchant.runs.load import load
 
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
@@ -125,10 +125,10 @@ def test_the_exported_network_is_the_trained_one(options, tiny_model):
     parts.bare.load_state_dict(weights, strict=False)
     noisy, timestep = torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
     condition = {"prompt": torch.randn(2, 16, 16)}
-    _, tuned = pipelines(folder, load(folder.run_file))
+    _, tuned = models(folder, load(folder.run_file))
     with torch.no_grad():
         expected = parts.models.policy(noisy, timestep, condition)
-        assert torch.equal(tuned.unet(noisy, timestep, condition["prompt"]).sample, expected)
+        assert torch.equal(tuned.network(noisy, timestep, condition["prompt"]).sample, expected)
         base = sd15.load_pipeline(tiny_model).unet(noisy, timestep, condition["prompt"]).sample
     assert not torch.allclose(base, expected, atol=1e-3)
 

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tests import small
 
 from penchant.errors import ConfigError, ModelError
-from penchant.families import sd15
+from penchant.families import sd15, sdxl, tiny
 from penchant.training.adapters import add_lora, continue_lora, save_lora
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.fixture
@@ -51,19 +55,55 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["half", "of another network"])
-def test_an_adapter_that_does_not_fit_is_refused(unet, tmp_path, content):
-    import torch
-    from safetensors.torch import save_file
-
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "does not fit the model (Error while deserializing header"),
+        ({}, "is of another family: it adapts 'nothing', the model has a unet"),
+        (
+            {"transformer.x.lora_A.weight": (2, 2)},
+            "is of another family: it adapts 'transformer.x.lora_A.weight', the model has a unet, of the "
+            "class UNet2DConditionModel. Give an adapter that was trained on this model.",
+        ),
+        (
+            {"unet.x.lora_A.weight": (2, 2), "text_encoder.y.lora_A.weight": (2, 2)},
+            "also adapts other parts than the unet, for example 'text_encoder.y.lora_A.weight'; they would "
+            "be lost. Give a LoRA of this model's unet alone.",
+        ),
+        (
+            {"unet.down_blocks.9.to_q.lora_A.weight": (2, 16)},
+            "is of another family: it adapts a layer 'down_blocks.9.to_q', which the model, of the class "
+            "UNet2DConditionModel, has not. Give an adapter that was trained on this model.",
+        ),
+        (
+            {f"unet.{LAYER}.lora_A.weight": (2, 16), f"unet.{LAYER}.lora_B.weight": (64, 2)},
+            f"is of another family: {LAYER!r} has 64 output channels in it, 16 in the model, of the class "
+            "UNet2DConditionModel. Give an adapter that was trained on this model.",
+        ),
+        (
+            {f"unet.{LAYER}.lora_A.weight": (2, 64), f"unet.{LAYER}.lora_B.weight": (16, 2)},
+            f"is of another family: {LAYER!r} has 64 input channels in it, 16 in the model, of the class",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(unet, tmp_path, content, reason):
     path = tmp_path / "pytorch_lora_weights.safetensors"
-    if content == "half":
+    if content is None:
         path.write_bytes(b"\x00\x01half")
     else:
-        save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, path)
-    reason = "does not fit the model" if content == "half" else "also adapts other parts than the unet"
-    with pytest.raises(ModelError, match=rf"^training\.lora\.start_from: .* {reason}"):
+        save_file({name: torch.zeros(shape) for name, shape in content.items()}, path)
+    with pytest.raises(ModelError) as caught:
         continue_lora(unet, tmp_path, part="unet")
+    assert str(caught.value).startswith(f"training.lora.start_from: {path} {reason}")
+
+
+def test_an_adapter_of_another_family_is_refused(unet, tmp_path):
+    """SDXL has the same part and names of layers, but other sizes."""
+    xl = sdxl.load(tiny.stable_diffusion_xl(tmp_path / "xl"))
+    add_lora(xl.network, rank=2, alpha=2, targets=xl.lora_targets, seed=0)
+    save_lora(xl, tmp_path / "lora")
+    with pytest.raises(ModelError, match="is of another family: "):
+        continue_lora(unet, tmp_path / "lora", part="unet")
 
 
 def test_rank_and_scale_are_those_of_the_adapter(family, tmp_path, tiny_model):

@@ -6,8 +6,8 @@ Axes: N images, 3 channels, H W pixels.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -26,11 +26,12 @@ class Sampler:
 
     Attributes:
         num_steps: Denoising steps.
-        guidance: Scale of classifier-free guidance; 1 is unguided.
+        guidance: Scale of classifier-free guidance, as the pipeline takes it; for most 1 is unguided.
         eta: Noise of the sampler, for pipelines whose scheduler reads it.
         batch_size: Images at once. Floating-point kernels may round differently for another batch size, so
             equal pictures to the bit need an equal one.
         size: Side of the images in pixels; None is the model's own.
+        options: What else the pipeline is told so that it draws one image of that size.
     """
 
     num_steps: int
@@ -38,6 +39,7 @@ class Sampler:
     eta: float
     batch_size: int
     size: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -81,8 +83,9 @@ def draw(
             width=sampler.size,
             output_type="pt",
             **noise,
-        ).images
-        images.append(drawn.float().cpu())
+            **sampler.options,
+        )[0]
+        images.append(drawn.reshape(len(part), *drawn.shape[-3:]).float().cpu())  # of a video the one frame
         progress(min(start + sampler.batch_size, len(requests)))
     return torch.cat(images)
 

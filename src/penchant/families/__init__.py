@@ -7,13 +7,14 @@ from types import ModuleType
 from typing import Final
 
 from penchant.errors import ModelError
-from penchant.families import _folder, _hub
+from penchant.families import _folder, _hub, _single_file
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
 
 __all__ = [
     "SHIPPED",
+    "PipelineFamily",
     "copy_other_parts",
     "family_of",
     "hub_repository",
@@ -39,20 +40,24 @@ def resolve(model: str, *, where: str = "model") -> Path:
     """Folder of a model; checks that it is a whole pipeline with safe weights.
 
     Args:
-        model: A shipped name, a folder, or `owner/name` on the hub, with `@revision` if wanted; it is
-            downloaded.
+        model: A shipped name; a folder; `owner/name` on the hub, with `@revision` if wanted, which is
+            downloaded; or a single file, with `@configuration` if wanted, which is written out as a folder.
         where: Place of the name, for messages.
 
     Raises:
         ModelError: If it is missing, cannot be downloaded, is incomplete, or has weights in pickle form.
     """
     folder = SHIPPED.get(model, Path(model))
-    if not folder.exists() and _hub.is_name(model):
+    if _single_file.is_name(model):
+        quiet()
+        folder = _single_file.unpacked(model, where)
+    elif not folder.exists() and _hub.is_name(model):
         folder = _hub.download(model, where)
     if not folder.is_dir():
         raise ModelError(
-            f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, the name of a "
-            f"model on the hub (owner/name@revision), or one of the shipped models: {', '.join(SHIPPED)}."
+            f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, a .safetensors "
+            "file, the name of a model on the hub (owner/name@revision), or one of the shipped models: "
+            f"{', '.join(SHIPPED)}."
         )
     _folder.check(folder, where)
     return folder

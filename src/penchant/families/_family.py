@@ -1,11 +1,11 @@
 """A loaded pipeline with its noise process, composed of what differs from family to family.
 
-Axes: N images or prompts, D = C H W of a latent.
+Axes: N images or prompts, T frames, D = C H W of a latent (C F H W of a video's).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from penchant.families._autoencoder import Latents, Scaled
 from penchant.protocols import Condition, Denoiser, Framing, NoiseProcess
 
 Predict = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
@@ -65,10 +66,13 @@ class PipelineFamily:
         lora_targets: Endings of the names of the layers that a LoRA adapts by default.
         size: Side of the images that the model draws, in pixels.
         size_step: Sides of images are multiples of it, in pixels.
-        sample_shape: C, H, W of a latent.
+        sample_shape: C, H, W of a latent; C, F, H, W of a video model's.
         predict: How the pipeline calls the network.
         text_condition: Pipeline and prompts give the condition of each prompt.
         told: Condition of each image beside its prompt, one row each.
+        latents: How its autoencoder scales latents.
+        drawing: What the pipeline's call is told to draw one image of a given size, beside what all are told.
+        unguided: Guidance scale at which the pipeline samples without guidance.
     """
 
     name: str
@@ -82,6 +86,9 @@ class PipelineFamily:
     predict: Predict
     text_condition: Callable[[Any, Sequence[str]], Condition]
     told: Callable[[Sequence[Framing]], Condition] = nothing_told
+    latents: Latents = field(default_factory=Scaled)
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+    unguided: float = 1.0
 
     def __post_init__(self) -> None:
         for part in self.pipeline.components.values():
@@ -113,20 +120,18 @@ class PipelineFamily:
 
     @torch.no_grad()
     def encode_images(
-        self, pixels: Float[Tensor, "N 3 H W"]
+        self, pixels: Float[Tensor, "N 3 *T H W"]
     ) -> tuple[Float[Tensor, " N *D"], Float[Tensor, " N *D"]]:
-        """Mean and standard deviation of the posterior of images in [-1, 1], shifted and scaled."""
+        """Mean and standard deviation of the scaled latents of images in [-1, 1]."""
         vae = self.pipeline.vae
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-        return ((posterior.mean - shift) * scale).float().cpu(), (posterior.std * scale).float().cpu()
+        mean, deviation = self.latents.encoded(vae, pixels.to(vae.device, vae.dtype))
+        return mean.float().cpu(), deviation.float().cpu()
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 H W"]:
-        """Images in [0, 1] of shifted and scaled latents."""
+    def decode(self, latents: Float[Tensor, " N *D"]) -> Float[Tensor, "N 3 *T H W"]:
+        """Images in [0, 1] of scaled latents."""
         vae = self.pipeline.vae
-        shift = vae.config.shift_factor or 0.0
-        decoded = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + shift).sample
+        decoded = self.latents.decoded(vae, latents.to(vae.device, vae.dtype))
         return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
 
     def release_encoders(self) -> None:

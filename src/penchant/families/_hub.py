@@ -1,6 +1,7 @@
 """Pipelines of the Hugging Face hub, downloaded once: safetensors, configurations and vocabularies alone."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from penchant.families._folder import INDEX, UNUSED_PARTS
 
 WANTED: Final = [INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safetensors"))]
 """Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
+CONFIGURATION: Final = [pattern for pattern in WANTED if not pattern.endswith(".safetensors")]
+"""The same without weights."""
 UNWANTED: Final = ["*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS)]
 """Second copies of the weights in another precision, and parts that are never loaded."""
 
@@ -29,12 +32,13 @@ def is_name(model: str) -> bool:
     return _NAME.fullmatch(model) is not None
 
 
-def download(model: str, where: str) -> Path:
+def download(model: str, where: str, *, wanted: Sequence[str] = WANTED) -> Path:
     """Folder of a hub model in the cache of huggingface_hub; what is there already is not fetched again.
 
     Args:
         model: `owner/name`, or `owner/name@revision` with a branch, a tag or a commit.
         where: Place of the name, for messages.
+        wanted: Patterns of the files.
 
     Raises:
         ModelError: It is gated, missing, has no such revision, or the hub cannot be reached.
@@ -44,7 +48,7 @@ def download(model: str, where: str) -> Path:
     repository, revision = f"{parts['owner']}/{parts['name']}", parts["revision"]
     try:
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            repository, revision=revision, allow_patterns=list(wanted), ignore_patterns=UNWANTED
         )
     except GatedRepoError as error:
         raise ModelError(

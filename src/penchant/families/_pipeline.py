@@ -54,12 +54,17 @@ def require_limits(pipeline: Any, folder: Path, tokenizers: Sequence[str]) -> No
 
 def tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int) -> Int[Tensor, "N L"]:
     """Tokens of each prompt, padded or cut to the limit; says how many were cut."""
-    lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=False).input_ids]
-    if cut := sum(length > limit for length in lengths):
-        logger.warning("%d of %d prompts are longer than %d tokens and are cut", cut, len(prompts), limit)
+    say_cut(tokenizer, prompts, limit=limit)
     return tokenizer(
         list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
     ).input_ids
+
+
+def say_cut(tokenizer: Any, prompts: Sequence[str], *, limit: int) -> None:
+    """Say how many prompts are longer than the encoder reads."""
+    lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=False).input_ids]
+    if cut := sum(length > limit for length in lengths):
+        logger.warning("%d of %d prompts are longer than %d tokens and are cut", cut, len(prompts), limit)
 
 
 def clip_states(
@@ -104,13 +109,16 @@ def rectified_flow(pipeline: Any, law: TimestepLaw, *, num_tokens: int) -> Recti
         ModelError: If the scheduler is not one of flow matching from noise to data.
     """
     scheduler, config = pipeline.scheduler, pipeline.scheduler.config
-    if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or config.invert_sigmas:
+    of_flows = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and not config.invert_sigmas
+    multistep = config.get("use_flow_sigmas", False) and config.prediction_type == "flow_prediction"
+    if not of_flows and (not multistep or config.get("use_dynamic_shifting", False)):
         raise ModelError(
             f"scheduler {type(scheduler).__name__}: not supported for this model. Supported: "
-            "FlowMatchEulerDiscreteScheduler without invert_sigmas, as the model was published with."
+            "FlowMatchEulerDiscreteScheduler without invert_sigmas, and those that predict a flow by "
+            "flow sigmas of one shift, as the model was published with."
         )
-    shift = config.shift
-    if config.use_dynamic_shifting:
+    shift = float(config.shift if of_flows else config.flow_shift)
+    if of_flows and config.use_dynamic_shifting:
         shift = shift_for(
             num_tokens,
             base_tokens=config.base_image_seq_len,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -113,8 +112,8 @@ def suite_of(run: RunFile, *, where: str) -> PromptSuite:
     return suite if e.num_prompts is None else PromptSuite(suite.name, suite.prompts[: e.num_prompts])
 
 
-def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
-    """The base and the tuned model as plain diffusers pipelines, on the accelerator if there is one."""
+def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, families.PipelineFamily]:
+    """The base and the tuned model, around plain diffusers pipelines, on the accelerator if there is one."""
     known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
     if not known.get("complete"):
         raise RunFolderError(
@@ -124,11 +123,12 @@ def pipelines(folder: RunFolder, run: RunFile) -> tuple[Any, Any]:
     family = families.family_of(base_folder)
     tuned_folder = folder.pipeline if folder.pipeline.is_dir() else base_folder
     dtype = getattr(torch, run.evaluation.precision)
-    base, tuned = (family.load_pipeline(place, dtype=dtype) for place in (base_folder, tuned_folder))
+    base, tuned = (family.load(place, dtype=dtype) for place in (base_folder, tuned_folder))
     if tuned_folder == base_folder:
-        tuned.load_lora_weights(str(folder.adapter))
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    return base.to(device), tuned.to(device)
+        tuned.pipeline.load_lora_weights(str(folder.adapter))
+    for model in (base, tuned):
+        model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    return base, tuned
 
 
 def sampled(
@@ -136,23 +136,24 @@ def sampled(
 ) -> tuple[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]]:
     """Images of the base and the tuned model."""
     e = run.evaluation
-    sampler = Sampler(
-        num_steps=e.num_steps,
-        guidance=e.guidance,
-        eta=e.eta,
-        batch_size=e.batch_size,
-        size=run.data.size,  # the size that it was trained at
-    )
-    base, tuned = pipelines(folder, run)
-    if e.eta and "eta" not in inspect.signature(base.scheduler.step).parameters:
+    base, tuned = models(folder, run)
+    if e.eta and "eta" not in inspect.signature(base.pipeline.scheduler.step).parameters:
         raise ConfigError(
-            f"{folder.run_file}: evaluation.eta: {type(base.scheduler).__name__} does not read it. "
+            f"{folder.run_file}: evaluation.eta: {type(base.pipeline.scheduler).__name__} does not read it. "
             "Set it to 0."
         )
+    sampler = Sampler(
+        num_steps=e.num_steps,
+        guidance=e.guidance + (base.unguided - 1),
+        eta=e.eta,
+        batch_size=e.batch_size,
+        size=run.data.size or base.size,  # the size that it was trained at
+        options=base.drawing,
+    )
     images = []
-    for name, pipeline in (("sampling the base model", base), ("sampling the tuned model", tuned)):
+    for name, model in (("sampling the base model", base), ("sampling the tuned model", tuned)):
         with phase(console, name, len(requests)) as progress:
-            images.append(draw(pipeline, requests, sampler, progress=progress))
+            images.append(draw(model.pipeline, requests, sampler, progress=progress))
     return images[0], images[1]
 
 

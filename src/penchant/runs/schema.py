@@ -401,8 +401,8 @@ class RunFile(_Section):
 
     model: str = Field(
         min_length=1,
-        description="Name of a model that ships with Penchant (`emoji`), a folder in diffusers' form, or "
-        "`owner/name@revision` on the Hugging Face hub.",
+        description="Name of a model that ships with Penchant (`emoji`), a folder in diffusers' form, "
+        "`owner/name@revision` on the Hugging Face hub, or a single file, `FILE.safetensors@CONFIGURATION`.",
     )
     data: Data
     method: str = Field(min_length=1, description="Name of a method; `penchant methods` lists them.")

@@ -1,7 +1,7 @@
 """LoRA on a diffusers network: added, continued, switched and saved."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -67,12 +67,8 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            foreign = sorted(key for key in file.keys() if not key.startswith(f"{part}."))  # noqa: SIM118
-        if foreign:
-            raise ModelError(
-                f"training.lora.start_from: {path} also adapts other parts than the {part}, for "
-                f"example {foreign[0]!r}; they would be lost. Give a LoRA of this model's {part} alone."
-            )
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        _require_same_family(network, shapes, path, part)
         with _two_are_meant():
             for name in (START, POLICY):
                 network.load_lora_adapter(str(folder), prefix=part, weight_name=path.name, adapter_name=name)
@@ -91,6 +87,45 @@ def _two_are_meant() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
         yield
+
+
+def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], path: Path, part: str) -> None:
+    """Refuse an adapter of another part, of layers that the network has not, or of layers of another size.
+
+    Raises:
+        ModelError: Says what the file holds, and what the model has.
+    """
+    where, kind = f"training.lora.start_from: {path}", type(network).__name__
+    foreign = sorted(key for key in shapes if not key.startswith(f"{part}."))
+    if len(foreign) == len(shapes):
+        held = foreign[0] if foreign else "nothing"
+        raise ModelError(
+            f"{where} is of another family: it adapts {held!r}, the model has a {part}, of the class {kind}. "
+            "Give an adapter that was trained on this model."
+        )
+    if foreign:
+        raise ModelError(
+            f"{where} also adapts other parts than the {part}, for example {foreign[0]!r}; they would be "
+            f"lost. Give a LoRA of this model's {part} alone."
+        )
+    layers = dict(network.named_modules())
+    for key, shape in shapes.items():
+        name, _, factor = key.removeprefix(f"{part}.").partition(".lora_")
+        if factor not in ("A.weight", "B.weight"):
+            continue
+        side, channels = ("input", shape[1]) if factor[0] == "A" else ("output", shape[0])
+        if name not in layers:
+            raise ModelError(
+                f"{where} is of another family: it adapts a layer {name!r}, which the model, of the class "
+                f"{kind}, has not. Give an adapter that was trained on this model."
+            )
+        weight = layers[name].get_parameter("weight")
+        own = weight.shape[1] if factor[0] == "A" else weight.shape[0]
+        if channels != own:
+            raise ModelError(
+                f"{where} is of another family: {name!r} has {channels} {side} channels in it, {own} in the "
+                f"model, of the class {kind}. Give an adapter that was trained on this model."
+            )
 
 
 def train_only_adapter(network: nn.Module) -> None:
