@@ -307,7 +307,7 @@ def test_a_lora_without_notes_has_scale_one(half, finished, tmp_path):
 
 def test_nothing_is_overwritten_unasked_and_nothing_foreign_at_all(finished, tmp_path):
     to = tmp_path / "lora"
-    exported(finished, Form.DIFFUSERS, to)
+    exported(finished, Form.PIPELINE, to)
     (to / "notes.txt").write_text("mine")
     with pytest.raises(
         RunFolderError, match=r"lora: exists and is not empty\. Give another --to, or replace"
@@ -315,6 +315,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_foreign_at_all(finished, tmp
         exported(finished, Form.PEFT, to)
     exported(finished, Form.PEFT, to, overwrite=True)
     assert files_of(to) == {"notes.txt", "adapter_config.json", "adapter_model.safetensors", CARD, LIST}
+    assert not any(path.is_dir() for path in to.iterdir())
     with pytest.raises(
         RunFolderError, match=r"holds no export\.json of an earlier export, so nothing is replaced"
     ):

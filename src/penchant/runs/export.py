@@ -262,6 +262,9 @@ def _beside(to: Path) -> Iterator[Path]:
 def _move(place: Path, to: Path, *, instead_of: set[str]) -> None:
     for name in instead_of:
         (to / name).unlink(missing_ok=True)
+    for emptied in {(to / name).parent for name in instead_of} - {to}:
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
     for path in sorted(place.rglob("*")):
         target = to / path.relative_to(place)
         if path.is_dir():
