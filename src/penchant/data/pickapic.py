@@ -6,8 +6,9 @@ come twice, as `NAME_0` and `NAME_1`, say something of each image; all others go
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
@@ -38,10 +39,20 @@ class PickapicRows:
     per_image: tuple[str, ...]
     per_row: tuple[str, ...]
 
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Rows of each row group."""
+        return self.groups.blocks
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The file."""
+        return self.groups.files
+
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""
         light = ("caption", *_LABELS, "has_label", "split")
-        rows = self.groups.columns(name for name in light if name in self.groups.schema.names)
+        rows = self.groups.light(name for name in light if name in self.groups.schema.names)
         return [
             Header(
                 row=number,

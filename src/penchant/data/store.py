@@ -1,39 +1,92 @@
 """One way in and one way out: reads every known layout, writes the library's own parquet."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from penchant.data import parquet
-from penchant.data.dataset import Dataset
-from penchant.data.folder import read_folder
-from penchant.data.jsonl import read_jsonl
+from penchant.data import labelstudio, parquet
+from penchant.data.columns import ColumnRows, Columns, Table
+from penchant.data.dataset import Dataset, Joined, Rows
+from penchant.data.folder import folder_rows, has_sides
+from penchant.data.jsonl import FORMS, JsonlRows
+from penchant.data.layouts import PUBLISHED, WEBDATASET, Layout, grouped, layout_of
 from penchant.data.pickapic import pickapic_rows
+from penchant.data.recent import Recent
 from penchant.data.rows import Example
+from penchant.data.tables import JsonLines, JsonList
+from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
-_KNOWN = ".parquet, .jsonl, or a folder of images"
+_SUFFIXES = (".parquet", ".tar", ".jsonl", ".json")
+"""File types, the one that a folder is searched for first at the front."""
+_KNOWN = ".parquet, .tar, .jsonl, .json, or a folder of such files or of images"
+
+_SPLIT = re.compile(r"(?:^|[-_. /])(train|validation|valid|val|dev|test)(?:ing)?(?=[-_. /]|$)", re.ASCII)
+_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}", re.ASCII)
+_VALIDATION = ("valid", "val", "dev")
 
 
-def read(path: Path | str, *, split: str | None = None, where: str | None = None) -> Dataset:
+def read(
+    path: Path | str, *, split: str | None = None, columns: Columns | None = None, where: str | None = None
+) -> Dataset:
     """Open preference data; images are not read before an example is asked for.
 
     Args:
-        path: A parquet file (Pick-a-Pic's columns or the library's own), a `.jsonl` file, or a folder.
+        path: A file of a known layout, or a folder of such files or of images; docs/data.md lists them.
         split: Keep only the rows of this split; all rows if None.
+        columns: What the columns of the table mean; None finds it out.
         where: Place that named the path, such as `run.yaml: data.path`, for messages.
 
     Raises:
         DataError: There is no such file, its type is unknown, or its content is wrong.
     """
     path = Path(path)
+    try:
+        dataset = rows(path, split=split, columns=columns, recent=Recent(), where=where).dataset(path)
+    except OSError as error:
+        raise _unreadable(path, error, where) from error
+    return dataset if split is None else _of_split(dataset, split)
+
+
+def rows(
+    path: Path,
+    *,
+    split: str | None = None,
+    columns: Columns | None = None,
+    recent: Recent,
+    where: str | None = None,
+) -> Joined:
+    """The rows of every file of a data set, opened but not read.
+
+    Files whose names tell another split are left out.
+
+    Args:
+        path: As for `read`.
+        split: As for `read`; rows that name a split of their own are not looked at here.
+        columns: As for `read`.
+        recent: Where blocks that were read last are kept.
+        where: As for `read`.
+
+    Raises:
+        DataError: As `read`.
+    """
     place = f"{where}: " if where else ""
     if not path.exists():
         raise DataError(f"{place}{path}: no such file or folder. Known: {_KNOWN}.")
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
+        return Joined([folder_rows(path)], [None])
+    splits = {file: split_of(file.relative_to(path.parent)) for file in files}
+    chosen = [file for file in files if split is None or splits[file] in (None, split)]
+    if not chosen:
+        known = ", ".join(sorted({name for name in splits.values() if name is not None}))
+        raise DataError(f"{path}: unknown split {split!r}. Known: {known}.")
     try:
-        dataset = _open(path, place)
+        parts = [_open(file, columns, recent, place) for file in chosen]
     except OSError as error:
-        raise DataError(f"{place}{path}: cannot be read ({error.strerror or error}).") from error
-    return dataset if split is None else _of_split(dataset, split)
+        raise _unreadable(path, error, where) from error
+    return Joined(parts, [splits[file] for file in chosen])
 
 
 def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: bool = False) -> int:
@@ -47,18 +100,87 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
     return parquet.write(examples, Path(path), overwrite=overwrite)
 
 
-def _open(path: Path, place: str) -> Dataset:
-    if path.is_dir():
-        return read_folder(path)
-    match path.suffix.lower():
+def split_of(path: Path) -> str | None:
+    """The split that the name of a file or of its folder tells; None if it tells none.
+
+    `NAME-00000-of-00012.parquet` is of split NAME. Else it is the last word of the path that is `train`,
+    `validation` (also `valid`, `val` or `dev`) or `test`.
+    """
+    if (shard := _SHARD.fullmatch(path.stem)) is not None:
+        return shard["split"]
+    found = _SPLIT.findall(path.with_suffix("").as_posix())
+    if not found:
+        return None
+    return "validation" if found[-1] in _VALIDATION else found[-1]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of rows in a folder and below it, all of one type; none if it is a folder of images."""
+    if has_sides(folder):
+        return []
+    for suffix in _SUFFIXES:
+        found = sorted(
+            file
+            for file in folder.rglob(f"*{suffix}")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        )
+        if suffix == ".json":  # others hold prompts, captions or settings
+            found = [file for file in found if split_of(Path(file.name)) is not None]
+        if found:
+            return found
+    return []
+
+
+def _open(file: Path, columns: Columns | None, recent: Recent, place: str) -> Rows:
+    match file.suffix.lower():
         case ".parquet":
-            groups = parquet.RowGroups(path)
-            rows = parquet.native_rows(groups) or pickapic_rows(groups)
-            return Dataset(path, rows.headers(), rows.example, files=[path])
+            groups = parquet.RowGroups(file, recent)
+            if columns is None and (native := parquet.native_rows(groups)) is not None:
+                return native
+            return _mapped(groups, columns) or pickapic_rows(groups)
+        case ".tar":
+            samples = TarSamples(file, recent)
+            return _mapped(samples, columns, WEBDATASET) or _refuse(samples)
         case ".jsonl":
-            return read_jsonl(path)
+            lines = JsonLines(file, recent)
+            if columns is None and FORMS & set(lines.names):
+                return JsonlRows(lines)
+            return _mapped(lines, columns) or JsonlRows(lines)
+        case ".json":
+            return _json(file, columns)
         case other:
-            raise DataError(f"{place}{path}: unknown file type, got {other!r}. Known: {_KNOWN}.")
+            raise DataError(f"{place}{file}: unknown file type, got {other!r}. Known: {_KNOWN}.")
+
+
+def _json(file: Path, columns: Columns | None) -> Rows:
+    exported = False
+
+    def flat(content: Any) -> Any:
+        nonlocal exported
+        exported = columns is None and labelstudio.is_export(content)
+        return labelstudio.rows_of(content, where=str(file)) if exported else content
+
+    table = JsonList(file, flat)
+    return _mapped(table, labelstudio.COLUMNS if exported else columns) or _refuse(table)
+
+
+def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
+    """The rows by the given columns, or by a known layout; None if it is not known."""
+    if columns is None and (layout := layout_of(table, layouts)) is not None:
+        columns = layout.columns
+    return None if columns is None else ColumnRows(grouped(table, columns), columns)
+
+
+def _refuse(table: Table) -> Rows:
+    raise DataError(
+        f"{table.path}: unknown layout, got {', '.join(table.names)}. "
+        "Say with `data.columns` what these mean."
+    )
+
+
+def _unreadable(path: Path, error: OSError, where: str | None) -> DataError:
+    place = f"{where}: " if where else ""
+    return DataError(f"{place}{path}: cannot be read ({error.strerror or error}).")
 
 
 def _of_split(dataset: Dataset, split: str) -> Dataset:
