@@ -146,6 +146,12 @@ class ColumnRows:
         used = {*columns.light, *columns.images}
         self._rest = [name for name in table.names if name not in used]
 
+    def splits(self) -> Iterator[str | None] | None:
+        """Split of every row, if the map names such a column."""
+        if (name := self.columns.split) is None:
+            return None
+        return (row.get(name) for row in self.table.light([name]))
+
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""
         columns = self.columns

@@ -1,7 +1,7 @@
 """A sequence of examples that are read when they are asked for, and what is known of them before."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,10 @@ class Rows(Protocol):
     @property
     def files(self) -> Sequence[Path]:
         """Every file that the rows come from; images of their own only after `headers()`."""
+        ...
+
+    def splits(self) -> Iterator[str | None] | None:
+        """The split that every row names; None if rows name none."""
         ...
 
     def headers(self) -> list[Header]:

@@ -44,6 +44,10 @@ class FolderRows:
         """The images and the files of the prompts."""
         return [*(path for images in self.images for path in images), *_caption_files(self.folder)]
 
+    def splits(self) -> None:
+        """A folder of images has no splits."""
+        return None
+
     def headers(self) -> list[Header]:
         """Prompt and preference of each example."""
         return [

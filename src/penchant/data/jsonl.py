@@ -7,7 +7,7 @@ are; without it they are images when both end like an image file, and texts when
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -35,6 +35,10 @@ class JsonlRows:
     def __init__(self, lines: JsonLines) -> None:
         self.lines, self.blocks = lines, lines.blocks
         self.files: Sequence[Path] = lines.files
+
+    def splits(self) -> Iterator[str | None]:
+        """Split of every line."""
+        return (self.lines.row(position).get("split") for position in range(sum(self.blocks)))
 
     def headers(self) -> list[Header]:
         """Number, prompt, preference and split of every line; all lines are checked here.

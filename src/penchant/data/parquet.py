@@ -98,16 +98,15 @@ class RowGroups:
     def row(self, position: int) -> dict[str, Any]:
         """One row with all columns; position counts from 0."""
         group, offset = self._cuts(position)
-        table = self._recent.get((self.path, group), lambda: self._group(group))
-        return table.slice(offset, 1).to_pylist()[0]
+        return self._recent.get((self.path, group), lambda: self._group(group))[offset]
 
     def where(self, position: int) -> str:
         """Place of a row, for messages."""
         return f"{self.path}: row {position + 1}"
 
-    def _group(self, group: int) -> tuple[pa.Table, int]:
+    def _group(self, group: int) -> tuple[list[dict[str, Any]], int]:
         table = self._read(lambda file: _whole_microseconds(file.read_row_group(group)))
-        return table, table.nbytes
+        return table.to_pylist(), table.nbytes
 
     def _read(self, read: Any) -> pa.Table:
         try:
@@ -137,6 +136,10 @@ class NativeRows:
         """The file."""
         return self.groups.files
 
+    def splits(self) -> Iterator[str | None]:
+        """Split of every row."""
+        return (row["split"] for row in self.groups.light(["split"]))
+
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row."""
         light = ["prompt", "preference", "split", "candidates.list.element.label"]
@@ -154,12 +157,13 @@ class NativeRows:
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
         row = self.groups.row(position)
-        for candidate in row["candidates"]:
-            candidate["scores"] = dict(candidate["scores"] or ())
-            candidate["meta"] = json.loads(candidate["meta"] or "{}")
-        row["provenance"] = json.loads(row["provenance"] or "{}")
-        row["schema_version"] = self.version
-        return from_dict(row, where=f"{self.groups.path}: row {position + 1}")
+        candidates = [
+            {**stored, "scores": dict(stored["scores"] or ()), "meta": json.loads(stored["meta"] or "{}")}
+            for stored in row["candidates"]
+        ]
+        provenance = json.loads(row["provenance"] or "{}")
+        values = {"candidates": candidates, "provenance": provenance, "schema_version": self.version}
+        return from_dict(row | values, where=self.groups.where(position))
 
 
 def native_rows(groups: RowGroups) -> NativeRows | None:

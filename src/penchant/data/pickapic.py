@@ -6,7 +6,7 @@ come twice, as `NAME_0` and `NAME_1`, say something of each image; all others go
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -48,6 +48,12 @@ class PickapicRows:
     def files(self) -> Sequence[Path]:
         """The file."""
         return self.groups.files
+
+    def splits(self) -> Iterator[str | None] | None:
+        """Split of every row, if there is such a column."""
+        if "split" not in self.groups.names:
+            return None
+        return (row["split"] for row in self.groups.light(["split"]))
 
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""

@@ -4,21 +4,46 @@ Axes: N examples, U prompts, F mirrored variants, K candidates, D = C H W of a l
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
 from penchant.data.images import decode_candidate, framing, prepare
-from penchant.data.rows import Candidate, Example, as_pairs, as_ranked, as_unary
+from penchant.data.rows import (
+    DEFAULT_RULES,
+    Candidate,
+    Example,
+    GroupRules,
+    as_pairs,
+    as_ranked,
+    as_unary,
+    is_ranked,
+)
 from penchant.errors import DataError
 from penchant.protocols import Condition, DiffusionFamily, Framing
 from penchant.shapes import Shape
 from penchant.training.source import EncodedExamples
 
 logger = logging.getLogger(__name__)
+
+
+class Encoders(Protocol):
+    """What encoding needs of a `DiffusionFamily`; the methods are those of it."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Condition of each prompt, one row each."""
+        ...
+
+    def image_conditions(self, framings: Sequence[Framing]) -> Condition:
+        """What the model is told of each image beside its prompt."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the scaled latent posterior."""
+        ...
 
 
 @final
@@ -32,18 +57,21 @@ class Group:
     score: Sequence[float] | None = None
 
 
-def groups_of(examples: Iterable[Example], shape: Shape, *, where: str) -> list[Group]:
+def groups_of(
+    examples: Iterable[Example], shape: Shape, *, where: str, rules: GroupRules = DEFAULT_RULES
+) -> list[Group]:
     """All groups of a shape that the examples support.
 
     Args:
         examples: Stored examples.
         shape: Data shape of the method.
+        rules: How candidates become groups.
         where: Name of the data, for messages.
 
     Raises:
         DataError: If there is none; says what the shape needs.
     """
-    groups = [group for example in examples for group in _groups(example, shape)]
+    groups = [group for example in examples for group in groups_in(example, shape, rules)]
     if not groups:
         raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
     _warn(groups, where)
@@ -68,24 +96,25 @@ _NEEDS = {
 }
 
 
-def _groups(example: Example, shape: Shape) -> Iterable[Group]:
+def groups_in(example: Example, shape: Shape, rules: GroupRules) -> Iterator[Group]:
+    """The groups of one example; none for a tie or where nobody has judged."""
     if shape is Shape.PAIR:
-        for number, pair in enumerate(as_pairs(example)):
+        for number, pair in enumerate(as_pairs(example, rules.pairs, min_gap=rules.min_gap)):
             yield Group(id=f"{example.id}/{number}", prompt=example.prompt, candidates=pair)
     elif shape is Shape.UNARY:
-        for number, (candidate, label) in enumerate(as_unary(example)):
+        for number, (candidate, label) in enumerate(as_unary(example, rules.labels)):
             yield Group(
                 id=f"{example.id}/{number}", prompt=example.prompt, candidates=[candidate], score=[label]
             )
-    elif len(example.candidates) > 1:
-        candidates, score = as_ranked(example)
+    elif len(example.candidates) > 1 and is_ranked(example):
+        candidates, score = as_ranked(example, top_k=rules.top_k)
         if len(set(score)) > 1:
             yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
 
 
 def encode(
     groups: Sequence[Group],
-    family: DiffusionFamily,
+    family: Encoders,
     *,
     size: int,
     flip: bool = False,
@@ -132,7 +161,7 @@ def encode(
     )
 
 
-def encode_prompts(prompts: Sequence[str], family: DiffusionFamily, *, batch_size: int = 64) -> Condition:
+def encode_prompts(prompts: Sequence[str], family: Encoders, *, batch_size: int = 64) -> Condition:
     """Condition of each prompt; each is encoded once."""
     pieces = [family.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -146,7 +175,7 @@ def sampling_conditions(prompts: Sequence[str], family: DiffusionFamily) -> Cond
 
 def _images(
     candidates: Sequence[Candidate],
-    family: DiffusionFamily,
+    family: Encoders,
     size: int,
     flip: bool,
     batch_size: int,

@@ -27,12 +27,14 @@ class GlobalBatch:
         draws: Random draws of this pass over the data.
         epoch: Pass over the data, from 0.
         size: Groups over all pieces and processes.
+        counted: What this process counted for the log, by the name of its metric.
     """
 
     micro: tuple[Batch, ...]
     draws: Randomness
     epoch: int
     size: int
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
