@@ -18,27 +18,40 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant import families, methods, rewards
-from penchant.data import store
+from penchant.data import hub, store
+from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset, require_usable
+from penchant.data.rows import GroupRules
+from penchant.data.stream import Stream, open_stream
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.runs.override import override
 from penchant.runs.schema import RunFile
+from penchant.shapes import Shape
+from penchant.shapes.grouping import PairRule, UnaryRule
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import encode, groups_of, sampling_conditions
+from penchant.training.encode import Group, encode, groups_of, sampling_conditions
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import SwitchedReference, frozen_copy
 from penchant.training.source import EncodedExamples, Source, StoredSource
+from penchant.training.stream import BrokenRows, StreamSource, first_groups
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
+
+RULES_OF: Final = {
+    Shape.PAIR: ("pairs", "min_gap"),
+    Shape.UNARY: ("labels",),
+    Shape.RANKED: ("top_k",),
+}
+"""Options of `data` that say how candidates become groups, by the shape that reads them."""
 
 PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -63,8 +76,9 @@ class Assembled:
         average: Moving average of the weights; None if not kept.
         health: The guards.
         accelerator: Processes and devices.
-        num_groups: Groups of the training split; 0 for a method that samples.
+        num_groups: Groups of the training split, rows if they are streamed; 0 for a method that samples.
         data: The stored data.
+        broken: Counts the rows that cannot be read; None if the data is not streamed.
         model_folder: Where the base model lies.
         family: The loaded model.
     """
@@ -81,7 +95,8 @@ class Assembled:
     health: Health
     accelerator: Accelerator
     num_groups: int
-    data: Dataset
+    data: Dataset | Stream
+    broken: BrokenRows | None
     model_folder: Path
     family: DiffusionFamily
 
@@ -107,14 +122,25 @@ def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
             f"{where}: online: method {method.name!r} learns from stored data and does not read this "
             "section. Remove it, or take d3po."
         )
+    _refuse_rules_of_other_shapes(run, None if online else method.shape, method.name, where)
     return method
+
+
+def _refuse_rules_of_other_shapes(run: RunFile, shape: Shape | None, method: str, where: str) -> None:
+    for other, names in RULES_OF.items():
+        for name in names if other is not shape else ():
+            if getattr(run.data, name) != type(run.data).model_fields[name].default:
+                raise ConfigError(
+                    f"{where}: data.{name}: method {method!r} does not read it; it is for methods of shape "
+                    f"{other.value}. Remove it."
+                )
 
 
 def _refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "prompt_dropout")),
+        "data": (run.data, ("flip", "size", "prompt_dropout", "streaming")),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:
@@ -127,8 +153,42 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
     """The stored data of a run, one split of it."""
-    path = SHIPPED_DATA.get(run.data.path, Path(run.data.path))
-    return store.read(path, split=split, where=f"{where}: data.path")
+    path, columns = data_place(run, where=where)
+    return store.read(path, split=split, columns=columns, where=f"{where}: data.path")
+
+
+def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
+    """The data of a run to be streamed, one split of it."""
+    path, columns = data_place(run, where=where)
+    return open_stream(path, split=split, columns=columns, where=f"{where}: data.path")
+
+
+def data_place(run: RunFile, *, where: str) -> tuple[Path, Columns | None]:
+    """File or folder of the data, downloaded if it is on the hub, and what its columns mean."""
+    given, config = run.data.path, run.data.config
+    path = SHIPPED_DATA.get(given, Path(given))
+    if not path.exists() and hub.is_name(given):
+        path = hub.download(given, config=config, where=f"{where}: data.path")
+    elif config is not None:
+        path = path / config
+    if run.data.columns is None:
+        return path, None
+    named: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.data.columns.model_dump(exclude_none=True).items()
+    }
+    try:
+        return path, Columns(**named)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: data.{error}") from None
+
+
+def rules_of(run: RunFile) -> GroupRules:
+    """How candidates become groups."""
+    data = run.data
+    return GroupRules(
+        pairs=PairRule(data.pairs), min_gap=data.min_gap, labels=UnaryRule(data.labels), top_k=data.top_k
+    )
 
 
 def assemble(
@@ -146,7 +206,7 @@ def assemble(
     """
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
-    train_data = data_of(run, run.data.train_split, where=where)
+    train_data = (stream_of if run.data.streaming else data_of)(run, run.data.train_split, where=where)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
         mixed_precision="no",  # precision is the denoiser's, so that policy and reference share it
@@ -168,9 +228,14 @@ def assemble(
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
     models = models_of(method, family, network, bare, reference_network, PRECISIONS[run.training.precision])
-    num_groups, heldout = 0, None
-    if isinstance(method.ratio, Stepwise):
-        source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
+    num_groups, heldout, broken = 0, None, None
+    if isinstance(train_data, Stream):
+        source: Source = _streamed(run, method, family, train_data, accelerator, where)
+        broken = BrokenRows(source, share=run.data.max_broken, at_least=run.data.shuffle_buffer)
+        heldout = _heldout(run, method, family, where, phase)
+        num_groups = len(train_data)
+    elif isinstance(method.ratio, Stepwise):
+        source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
         examples = _encoded(run, method, family, train_data, "train", where, phase)
         heldout = _heldout(run, method, family, where, phase)
@@ -199,6 +264,7 @@ def assemble(
         accelerator=accelerator,
         num_groups=num_groups,
         data=train_data,
+        broken=broken,
         model_folder=folder,
         family=family,
     )
@@ -273,7 +339,14 @@ def _encoded(
     phase: Phase,
 ) -> EncodedExamples:
     require_usable(data, method.shape)
-    groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
+    place = f"{where}: data.path: {run.data.path} ({name})"
+    groups = groups_of(data, method.shape, where=place, rules=rules_of(run))
+    return _through_encoders(run, family, groups, name, phase)
+
+
+def _through_encoders(
+    run: RunFile, family: DiffusionFamily, groups: list[Group], name: str, phase: Phase
+) -> EncodedExamples:
     images = len({candidate.content_hash for group in groups for candidate in group.candidates})
     with phase(f"encoding {name} images", images) as progress:
         return encode(
@@ -290,26 +363,61 @@ def _heldout(
 ) -> EncodedExamples | None:
     if run.data.heldout_split is None:
         return None
+    if run.data.streaming:  # no more of it in memory than is measured
+        stream = stream_of(run, run.data.heldout_split, where=where)
+        groups = first_groups(stream, method.shape, rules_of(run), run.training.heldout_examples)
+        return _through_encoders(run, family, groups, "held-out", phase)
     data = data_of(run, run.data.heldout_split, where=where)
     return _encoded(run, method, family, data, "held-out", where, phase)
 
 
 def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, where: str) -> StoredSource:
-    t, processes = run.training, accelerator.num_processes
-    if t.batch_size % processes:
-        raise ConfigError(
-            f"{where}: training.batch_size: must be divisible by the {processes} processes, "
-            f"got {t.batch_size}."
-        )
+    _require_divisible(run, accelerator, where)
     return StoredSource(
         examples,
-        batch_size=t.batch_size,
-        micro_batch_size=t.micro_batch_size or t.batch_size // processes,
+        batch_size=run.training.batch_size,
+        micro_batch_size=run.training.micro_batch_size
+        or run.training.batch_size // accelerator.num_processes,
         prompt_dropout=run.data.prompt_dropout,
         seed=run.seed,
         process=accelerator.process_index,
-        num_processes=processes,
+        num_processes=accelerator.num_processes,
     )
+
+
+def _streamed(
+    run: RunFile,
+    method: Method,
+    family: DiffusionFamily,
+    stream: Stream,
+    accelerator: Accelerator,
+    where: str,
+) -> StreamSource:
+    _require_divisible(run, accelerator, where)
+    return StreamSource(
+        stream,
+        method.shape,
+        rules_of(run),
+        family,
+        size=run.data.size or family.size,
+        flip=run.data.flip,
+        batch_size=run.training.batch_size,
+        micro_batch_size=run.training.micro_batch_size
+        or run.training.batch_size // accelerator.num_processes,
+        shuffle_buffer=run.data.shuffle_buffer,
+        prompt_dropout=run.data.prompt_dropout,
+        seed=run.seed,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+
+def _require_divisible(run: RunFile, accelerator: Accelerator, where: str) -> None:
+    if run.training.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"{where}: training.batch_size: must be divisible by the {accelerator.num_processes} processes, "
+            f"got {run.training.batch_size}."
+        )
 
 
 def _rollout(

@@ -153,6 +153,8 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
         callbacks += [metrics, board]
     callbacks.append(parts.health)
+    if parts.broken is not None:
+        callbacks.append(parts.broken)
     if parts.average is not None:
         callbacks.append(parts.average)
     if parts.heldout is not None:
