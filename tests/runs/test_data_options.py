@@ -115,7 +115,7 @@ def test_a_data_set_of_the_hub_is_downloaded(options, table, monkeypatch):
 
     monkeypatch.setattr(module.hub, "download", fetched)
     run = run_of(options, **{"data.path": "owner/name@v1", "data.config": "8k"})
-    assert module.data_place(run, where="run.yaml") == (table, None)
+    assert module.data_place(run, where="run.yaml") == table
     assert asked == [("owner/name@v1", "8k", "run.yaml: data.path")]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from penchant.data.dataset import Header
-from penchant.data.paths import image_at
+from penchant.data.paths import Place, image_at
 from penchant.data.rows import Candidate, Example
 from penchant.errors import ConfigError, DataError
 
@@ -23,7 +23,7 @@ class Table(Protocol):
     """Rows of named values in a file."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The file."""
         ...
 
@@ -38,7 +38,7 @@ class Table(Protocol):
         ...
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[Place]:
         """The files that the table lies in."""
         ...
 
@@ -217,9 +217,10 @@ def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:
 
 def _num_images(row: Mapping[str, Any], columns: Columns) -> int | None:
     """Candidates of a row, as far as its light columns tell."""
-    if len(columns.images) > 1:
-        return len(columns.images)
-    images = row.get(columns.images[0])
+    first, *others = columns.images
+    if others:
+        return 1 + len(others)
+    images = row.get(first)
     return len(images) if isinstance(images, list) else None
 
 
@@ -233,7 +234,7 @@ def _images(row: Mapping[str, Any], columns: Columns, where: str) -> list[Any]:
     return [row[name] for name in columns.images]
 
 
-def _encoded(cell: Any, table: Path, where: str) -> bytes | Path:
+def _encoded(cell: Any, table: Place, where: str) -> bytes | Path:
     """An image as it is stored: bytes, or the file that a path means."""
     if isinstance(cell, Mapping):  # the image type of Hugging Face datasets
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]

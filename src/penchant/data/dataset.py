@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, final, overload
 
+from penchant.data.paths import Place
 from penchant.data.recent import Cuts
 from penchant.data.rows import Example
 from penchant.errors import DataError
@@ -42,7 +43,7 @@ class Rows(Protocol):
         ...
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[Place]:
         """Every file that the rows come from; images of their own only after `headers()`."""
         ...
 
@@ -115,7 +116,7 @@ class Dataset(Sequence[Example]):
         headers: Sequence[Header],
         example: Callable[[int], Example],
         *,
-        files: Sequence[Path],
+        files: Sequence[Place],
         positions: Sequence[int] | None = None,
     ) -> None:
         """Join headers with a way to read.
@@ -198,7 +199,7 @@ def require_usable(dataset: Dataset, shape: Shape) -> int:
     )
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(path: Place) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

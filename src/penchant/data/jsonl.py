@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from penchant.data.dataset import Header
-from penchant.data.paths import IMAGE_SUFFIXES, inside
+from penchant.data.paths import IMAGE_SUFFIXES, Place, inside
 from penchant.data.rows import Candidate, Example
 from penchant.data.tables import JsonLines
 from penchant.errors import DataError
@@ -34,7 +34,7 @@ class JsonlRows:
 
     def __init__(self, lines: JsonLines) -> None:
         self.lines, self.blocks = lines, lines.blocks
-        self.files: Sequence[Path] = lines.files
+        self.files: Sequence[Place] = lines.files
 
     def splits(self) -> Iterator[str | None]:
         """Split of every line."""

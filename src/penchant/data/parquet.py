@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penchant.data.dataset import Header
+from penchant.data.paths import Place
 from penchant.data.recent import Cuts, Recent
 from penchant.data.rows import SCHEMA_VERSION, Example, from_dict, require_known_version, to_dict
 from penchant.errors import DataError
@@ -59,7 +60,7 @@ class RowGroups:
         DataError: The file is empty, cut off, not parquet, or has no rows.
     """
 
-    def __init__(self, path: Path, recent: Recent) -> None:
+    def __init__(self, path: Place, recent: Recent) -> None:
         """Read the footer of the file.
 
         Args:
@@ -70,14 +71,13 @@ class RowGroups:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: empty file, got 0 bytes.")
         try:
-            file = pq.ParquetFile(path)
+            with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+                self.schema, metadata = file.schema_arrow, file.metadata
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path}: not a complete parquet file: its end is missing or damaged. "
                 "Copy or download it again."
             ) from error
-        with file:
-            self.schema, metadata = file.schema_arrow, file.metadata
         self.names: Sequence[str] = self.schema.names
         if metadata.num_rows == 0:
             raise DataError(f"{path}: no rows, got columns {', '.join(self.names)} only.")
@@ -110,7 +110,7 @@ class RowGroups:
 
     def _read(self, read: Any) -> pa.Table:
         try:
-            with pq.ParquetFile(self.path) as file:
+            with self.path.open("rb") as opened, pq.ParquetFile(opened) as file:
                 return read(file)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
@@ -132,7 +132,7 @@ class NativeRows:
         return self.groups.blocks
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[Place]:
         """The file."""
         return self.groups.files
 

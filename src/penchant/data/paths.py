@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import IO, Any, Literal, Protocol
 
 from penchant.errors import DataError
 
@@ -10,6 +11,28 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".
 
 _MAX_MEMBER = 2**28
 """Bytes that one image in a zip file may unpack to."""
+
+
+class Place(Protocol):
+    """A file as far as the readers of rows need it: a `Path`, or one of the hub that is not downloaded."""
+
+    @property
+    def name(self) -> str:
+        """Name without folder."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """End of the name, with its dot."""
+        ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """Open it to be read."""
+        ...
+
+    def stat(self) -> Any:
+        """Its size, as `st_size`."""
+        ...
 
 
 def inside(folder: Path, written: str, *, where: str) -> Path:
@@ -38,7 +61,7 @@ def inside(folder: Path, written: str, *, where: str) -> Path:
     return path
 
 
-def image_at(table: Path, written: str, *, where: str) -> bytes | Path:
+def image_at(table: Place, written: str, *, where: str) -> bytes | Path:
     """The image that a table names: a file, or a member of a zip file that lies in place of its folder.
 
     Searched, in this order: the folder of the table, `images/` in it, and the folder in it that is named like
@@ -52,6 +75,11 @@ def image_at(table: Path, written: str, *, where: str) -> bytes | Path:
     Raises:
         DataError: The path leads out of the folder of the table, or there is no such image.
     """
+    if not isinstance(table, Path):
+        raise DataError(
+            f"{where}: an image in a file of its own cannot be streamed from the hub. Download the data set "
+            "and give its folder."
+        )
     folder = table.parent
     for base in ("", "images", table.stem):
         place = folder / base / written

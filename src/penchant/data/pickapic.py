@@ -8,13 +8,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
 
 from penchant.data.dataset import Header
 from penchant.data.parquet import RowGroups, require_column
+from penchant.data.paths import Place
 from penchant.data.rows import Candidate, Example
 from penchant.errors import DataError
 
@@ -45,7 +45,7 @@ class PickapicRows:
         return self.groups.blocks
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[Place]:
         """The file."""
         return self.groups.files
 

@@ -1,16 +1,19 @@
 """One way in and one way out: reads every known layout, writes the library's own parquet."""
 
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from penchant.data import labelstudio, parquet
 from penchant.data.columns import ColumnRows, Columns, Table
+from penchant.data.copies import CopiedTable, is_copy
 from penchant.data.dataset import Dataset, Joined, Rows
 from penchant.data.folder import folder_rows, has_sides
+from penchant.data.hub import RemoteData
 from penchant.data.jsonl import FORMS, JsonlRows
 from penchant.data.layouts import PUBLISHED, WEBDATASET, Layout, grouped, layout_of
+from penchant.data.paths import Place
 from penchant.data.pickapic import pickapic_rows
 from penchant.data.recent import Recent
 from penchant.data.rows import Example
@@ -18,8 +21,12 @@ from penchant.data.tables import JsonLines, JsonList
 from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
+File = TypeVar("File", bound=Place)
+
 _SUFFIXES = (".parquet", ".tar", ".jsonl", ".json")
 """File types, the one that a folder is searched for first at the front."""
+_REMOTE = (".parquet", ".tar")
+"""File types that hold their images, so that they can be read in pieces from afar."""
 _KNOWN = ".parquet, .tar, .jsonl, .json, or a folder of such files or of images"
 
 _SPLIT = re.compile(r"(?:^|[-_. /])(train|validation|valid|val|dev|test)(?:ing)?(?=[-_. /]|$)", re.ASCII)
@@ -77,16 +84,38 @@ def rows(
     files = _files(path) if path.is_dir() else [path]
     if not files:
         return Joined([folder_rows(path)], [None])
-    splits = {file: split_of(file.relative_to(path.parent)) for file in files}
-    chosen = [file for file in files if split is None or splits[file] in (None, split)]
-    if not chosen:
-        known = ", ".join(sorted({name for name in splits.values() if name is not None}))
-        raise DataError(f"{path}: unknown split {split!r}. Known: {known}.")
+    told = [(file, _told(file, path)) for file in files]
     try:
-        parts = [_open(file, columns, recent, place) for file in chosen]
+        return _joined(
+            told, str(path), split, lambda file: _copy(file, columns) or _open(file, columns, recent, place)
+        )
     except OSError as error:
         raise _unreadable(path, error, where) from error
-    return Joined(parts, [splits[file] for file in chosen])
+
+
+def remote_rows(
+    data: RemoteData, *, split: str | None, columns: Columns | None, recent: Recent, where: str
+) -> Joined:
+    """The rows of a data set of the hub that is not downloaded; arguments and errors are those of `rows`."""
+    for suffix in _REMOTE:
+        if files := [file for file in data.files if file.suffix == suffix]:
+            told = [(file, split_of(file.below(data.root))) for file in files]
+            return _joined(told, data.root, split, lambda file: _open(file, columns, recent, f"{where}: "))
+    raise DataError(
+        f"{where}: no {', '.join(_REMOTE)} in {data.root}, which can be read from afar. "
+        "Download it and give its folder."
+    )
+
+
+def _joined(
+    told: Sequence[tuple[File, str | None]], name: str, split: str | None, opened: Callable[[File], Rows]
+) -> Joined:
+    """The rows of the files that do not tell another split."""
+    chosen = [(file, own) for file, own in told if split is None or own in (None, split)]
+    if not chosen:
+        known = ", ".join(sorted({own for _, own in told if own is not None}))
+        raise DataError(f"{name}: unknown split {split!r}. Known: {known}.")
+    return Joined([opened(file) for file, _ in chosen], [own for _, own in chosen])
 
 
 def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: bool = False) -> int:
@@ -100,7 +129,7 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
     return parquet.write(examples, Path(path), overwrite=overwrite)
 
 
-def split_of(path: Path) -> str | None:
+def split_of(path: PurePath) -> str | None:
     """The split that the name of a file or of its folder tells; None if it tells none.
 
     `NAME-00000-of-00012.parquet` is of split NAME. Else it is the last word of the path that is `train`,
@@ -114,10 +143,21 @@ def split_of(path: Path) -> str | None:
     return "validation" if found[-1] in _VALIDATION else found[-1]
 
 
+def _told(file: Path, path: Path) -> str | None:
+    """The split that a file tells; a folder of `datasets` tells it if it is one of several."""
+    if not is_copy(file):
+        return split_of(file.relative_to(path) if path.is_dir() else Path(file.name))
+    return file.name if (file.parent / "dataset_dict.json").is_file() else None
+
+
 def _files(folder: Path) -> list[Path]:
     """Files of rows in a folder and below it, all of one type; none if it is a folder of images."""
     if has_sides(folder):
         return []
+    if is_copy(folder):
+        return [folder]
+    if copies := sorted(file.parent for file in folder.glob("*/state.json") if is_copy(file.parent)):
+        return copies
     for suffix in _SUFFIXES:
         found = sorted(
             file
@@ -131,7 +171,15 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def _open(file: Path, columns: Columns | None, recent: Recent, place: str) -> Rows:
+def _copy(folder: Path, columns: Columns | None) -> Rows | None:
+    """The rows of a folder that `datasets` wrote; None if it is a file."""
+    if not is_copy(folder):
+        return None
+    table = CopiedTable(folder)
+    return _mapped(table, columns) or _refuse(table)
+
+
+def _open(file: File, columns: Columns | None, recent: Recent, place: str) -> Rows:
     match file.suffix.lower():
         case ".parquet":
             groups = parquet.RowGroups(file, recent)
@@ -141,12 +189,12 @@ def _open(file: Path, columns: Columns | None, recent: Recent, place: str) -> Ro
         case ".tar":
             samples = TarSamples(file, recent)
             return _mapped(samples, columns, WEBDATASET) or _refuse(samples)
-        case ".jsonl":
+        case ".jsonl" if isinstance(file, Path):
             lines = JsonLines(file, recent)
             if columns is None and FORMS & set(lines.names):
                 return JsonlRows(lines)
             return _mapped(lines, columns) or JsonlRows(lines)
-        case ".json":
+        case ".json" if isinstance(file, Path):
             return _json(file, columns)
         case other:
             raise DataError(f"{place}{file}: unknown file type, got {other!r}. Known: {_KNOWN}.")

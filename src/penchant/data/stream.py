@@ -18,9 +18,10 @@ from typing import final
 
 from penchant.data.columns import Columns
 from penchant.data.dataset import Joined
+from penchant.data.hub import RemoteData
 from penchant.data.recent import Cuts, Recent
 from penchant.data.rows import Example
-from penchant.data.store import rows
+from penchant.data.store import remote_rows, rows
 from penchant.errors import DataError
 from penchant.randomness import Randomness
 
@@ -62,15 +63,15 @@ class Stream:
     """Rows of one split, read when they are asked for; of a row nothing stays in memory.
 
     Attributes:
-        path: File or folder.
+        path: File, folder or data set of the hub.
         split: Rows of other splits are left out; none if None.
     """
 
-    def __init__(self, path: Path, joined: Joined, *, split: str | None) -> None:
+    def __init__(self, path: Path | str, joined: Joined, *, split: str | None) -> None:
         """Count the rows of every block.
 
         Args:
-            path: File or folder, for messages.
+            path: File, folder or data set of the hub, for messages.
             joined: Rows of all files.
             split: The split that is wanted. Where rows name splits of their own, that column is read once.
 
@@ -166,3 +167,11 @@ def open_stream(
 ) -> Stream:
     """Open preference data to be streamed; arguments and errors are those of `store.read`."""
     return Stream(path, rows(path, split=split, columns=columns, recent=Recent(0), where=where), split=split)
+
+
+def open_remote_stream(
+    data: RemoteData, *, split: str | None = None, columns: Columns | None = None, where: str
+) -> Stream:
+    """Open a data set of the hub that is not downloaded; what a step needs is read over the network."""
+    joined = remote_rows(data, split=split, columns=columns, recent=Recent(0), where=where)
+    return Stream(data.root, joined, split=split)

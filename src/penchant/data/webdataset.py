@@ -7,11 +7,10 @@ images `KEY.0.png`, `KEY.1.png`, ... are also there as one list, `images`.
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, final
 
 from penchant.data.lines import object_of
-from penchant.data.paths import IMAGE_SUFFIXES
+from penchant.data.paths import IMAGE_SUFFIXES, Place
 from penchant.data.recent import BLOCK_ROWS, Cuts, Recent
 from penchant.errors import DataError
 
@@ -32,7 +31,7 @@ class TarSamples:
         DataError: The file is empty, compressed, cut off or not a tar file.
     """
 
-    def __init__(self, path: Path, recent: Recent) -> None:
+    def __init__(self, path: Place, recent: Recent) -> None:
         """Walk through the headers of the members.
 
         Args:
@@ -127,14 +126,14 @@ class TarSamples:
             return object_of(file.read(member.size), where=f"{self.path}: {member.name}")
 
 
-def _members(path: Path, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+def _members(path: Place, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
     """The files in a tar file from a byte on: header, key of the sample and name of the column."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members = []  # it would keep the header of every member
+                    archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     key, name = _split(member.name)
                     if member.isfile() and name:
                         yield member, key, name

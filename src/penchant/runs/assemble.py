@@ -22,7 +22,7 @@ from penchant.data import hub, store
 from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset, require_usable
 from penchant.data.rows import GroupRules
-from penchant.data.stream import Stream, open_stream
+from penchant.data.stream import Stream, open_remote_stream, open_stream
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
@@ -153,32 +153,44 @@ def _refuse_stored_options(run: RunFile, where: str) -> None:
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
     """The stored data of a run, one split of it."""
-    path, columns = data_place(run, where=where)
+    columns = columns_of(run, where=where)
+    path = data_place(run, where=where)
     return store.read(path, split=split, columns=columns, where=f"{where}: data.path")
 
 
 def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
-    """The data of a run to be streamed, one split of it."""
-    path, columns = data_place(run, where=where)
-    return open_stream(path, split=split, columns=columns, where=f"{where}: data.path")
+    """The data of a run to be streamed, one split of it; a data set of the hub stays there."""
+    columns, place = columns_of(run, where=where), f"{where}: data.path"
+    if is_remote(run):
+        data = hub.remote(run.data.path, config=run.data.config, where=place)
+        return open_remote_stream(data, split=split, columns=columns, where=place)
+    return open_stream(data_place(run, where=where), split=split, columns=columns, where=place)
 
 
-def data_place(run: RunFile, *, where: str) -> tuple[Path, Columns | None]:
-    """File or folder of the data, downloaded if it is on the hub, and what its columns mean."""
-    given, config = run.data.path, run.data.config
-    path = SHIPPED_DATA.get(given, Path(given))
-    if not path.exists() and hub.is_name(given):
-        path = hub.download(given, config=config, where=f"{where}: data.path")
-    elif config is not None:
-        path = path / config
+def is_remote(run: RunFile) -> bool:
+    """True if the data is a data set of the hub, and no file or folder here."""
+    path = run.data.path
+    return path not in SHIPPED_DATA and not Path(path).exists() and hub.is_name(path)
+
+
+def data_place(run: RunFile, *, where: str) -> Path:
+    """File or folder of the data, downloaded if it is on the hub."""
+    if is_remote(run):
+        return hub.download(run.data.path, config=run.data.config, where=f"{where}: data.path")
+    path = SHIPPED_DATA.get(run.data.path, Path(run.data.path))
+    return path if run.data.config is None else path / run.data.config
+
+
+def columns_of(run: RunFile, *, where: str) -> Columns | None:
+    """What the columns of the data mean; None where that is to be found out."""
     if run.data.columns is None:
-        return path, None
+        return None
     named: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run.data.columns.model_dump(exclude_none=True).items()
     }
     try:
-        return path, Columns(**named)
+        return Columns(**named)
     except ConfigError as error:
         raise ConfigError(f"{where}: data.{error}") from None
 

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 LANES = 8
 """Lanes at most; their number divides the batch, whatever the number of processes."""
 
-PROMPT_BYTES = 2**28
-"""Prompt embeddings that are kept."""
+PROMPT_BYTES, PROMPTS = 2**28, 2048
+"""Prompt embeddings that are kept: bytes and number at most."""
 
 BROKEN = "data/broken"
 
@@ -209,7 +209,7 @@ class StreamSource:
 
 @final
 class RecentPrompts:
-    """The encoders of a model; the embeddings of recent prompts are kept, up to a number of bytes.
+    """The encoders of a model; the embeddings of some recent prompts are kept.
 
     Every prompt goes through the text encoder alone, so that its embedding does not depend on what else was
     asked for, or is still kept.
@@ -238,7 +238,7 @@ class RecentPrompts:
             self._size += _bytes_of(self._prompts[prompt])
         self._prompts.move_to_end(prompt)
         condition = self._prompts[prompt]
-        while self._size > self._limit and len(self._prompts) > 1:
+        while len(self._prompts) > (1 if self._size > self._limit else PROMPTS):
             self._size -= _bytes_of(self._prompts.popitem(last=False)[1])
         return condition
 
