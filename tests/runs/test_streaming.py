@@ -76,7 +76,6 @@ def test_held_out_groups_are_bounded_and_rows_are_counted(streamed):
     parts = small.assembled(streamed())
     assert parts.num_groups == len(parts.data) == 24
     assert len(parts.heldout.ids) == 4
-    assert small.assembled(streamed(**{"data.heldout_split": None})).heldout is None
     assert explain(check(streamed(), where="run.yaml"), where="run.yaml").groups == 24
 
 

@@ -65,9 +65,10 @@ def write_run(path, raw):
     return str(path)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_are_one(options, tmp_path, launcher, method):
+@pytest.mark.parametrize(("method", "streaming"), [("diffusion-dpo", True), ("diffusion-kto", False)])
+def test_two_processes_are_one(options, tmp_path, launcher, method, streaming):
     changes = METHODS[method] | {
+        "data.streaming": streaming,
         "training.steps": 3,
         "training.checkpoint_every": 10,
         "data.prompt_dropout": 0.3,

@@ -325,7 +325,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     """The large version of this is benchmarks/stream_memory.py."""
     image = small.picture(1, 99) + bytes(20_000)  # a decoder stops at the end of the picture
     peaks = []
-    for num_rows in (256, 2048):
+    for num_rows in (128, 768):
         columns = {
             "caption": [str(number) for number in range(num_rows)],
             "jpg_0": [image] * num_rows,
