@@ -21,6 +21,7 @@ METRICS: Final[Mapping[str, str]] = {
     "learning_rate": "of the first parameter group",
     "epoch": "pass over the data, from 0",
     "samples": "groups seen so far",
+    "data/broken": "rows of the step that could not be read, over all processes; only with data.streaming",
     "time/step_s": "wall-clock seconds of the step",
     "time/samples_per_s": "groups per second",
 }

@@ -1,6 +1,7 @@
 """Small real files: images of one colour, and the layouts that hold them."""
 
 import io
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,23 @@ def pickapic(tmp_path, encoded):
             table["label_1"] = [None if x is None else 1 - x for x in table["label_0"]]
         path = tmp_path / name
         pq.write_table(pa.table({k: v for k, v in table.items() if k not in drop and v is not None}), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tar(tmp_path):
+    """Writes a tar file of members in order: `(name, bytes)`."""
+
+    def write(members, name="shard-00000.tar"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for member, content in members:
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
         return path
 
     return write

@@ -42,7 +42,7 @@ def contents(derived):
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "lost.parquet"
-    known = "Known: .parquet, .jsonl, or a folder of images."
+    known = "Known: .parquet, .tar, .jsonl, .json, or a folder of such files or of images."
     assert refused(path) == f"{path}: no such file or folder. {known}"
     assert refused(path, where="run.yaml: data.path") == (
         f"run.yaml: data.path: {path}: no such file or folder. {known}"
@@ -53,7 +53,8 @@ def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):
     path = tmp_path / "pairs.xlsx"
     path.write_text("x")
     assert refused(path) == (
-        f"{path}: unknown file type, got '.xlsx'. Known: .parquet, .jsonl, or a folder of images."
+        f"{path}: unknown file type, got '.xlsx'. "
+        "Known: .parquet, .tar, .jsonl, .json, or a folder of such files or of images."
     )
 
 
@@ -71,5 +72,5 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
     def no_permission(*_):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(store, "read_jsonl", no_permission)  # chmod does not stop root, who runs the tests
+    monkeypatch.setattr(store, "JsonLines", no_permission)  # chmod does not stop root, who runs the tests
     assert refused(path) == f"{path}: cannot be read (Permission denied)."

@@ -68,7 +68,7 @@ def test_a_method_that_samples_tells_the_models_own_size(folder, tiny_pairs, tmp
     parts = small.assembled(
         small.run_options(folder, tiny_pairs, tmp_path / "out", {**changes, **stored, **held_out})
     )
-    batch = parts.source(0).micro[0]
+    batch = parts.sources.train(0).micro[0]
     for condition in (batch.condition, batch.unconditional):
         assert condition["time_ids"].tolist() == [[[16, 16, 0, 0, 16, 16]]] * 2
     assert (batch.unconditional["prompt"] == 0).all() and (batch.condition["prompt"] != 0).any()

@@ -42,7 +42,7 @@ def probe(parts, factor=0.3):
         parts.method,
         parts.models,
         parts.network,
-        parts.source,
+        parts.sources.train,
         optimizer,
         accelerator=parts.accelerator,
         gradient_factor=factor,

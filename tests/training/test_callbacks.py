@@ -67,7 +67,7 @@ def held_out(parts, **options):
     watcher = HeldOut(
         parts.method,
         parts.models,
-        parts.heldout,
+        parts.sources.heldout.examples,
         accelerator=parts.accelerator,
         writers=[seen.append],
         **(defaults | options),

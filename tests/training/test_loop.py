@@ -17,7 +17,7 @@ METHODS = {"diffusion-dpo": DPO, "diffusion-kto": KTO}
 
 def gradients(parts, step=0):
     parts.optimizer.zero_grad()
-    outputs = accumulate(parts.method, parts.models, parts.network, parts.source(step), parts.accelerator)
+    outputs = accumulate(parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator)
     grads = [p.grad.clone() for p in parts.bare.parameters() if p.requires_grad]
     return aggregate(outputs, parts.accelerator), grads
 
@@ -30,7 +30,7 @@ def test_eight_pieces_of_one_are_one_of_eight(options, method):
     gradients(parts)
     parts.optimizer.step()  # away from the reference, where the reference point of KTO is not 0
     metrics, whole = gradients(parts, 1)
-    parts.source.micro_batch_size = 1
+    parts.sources.train.micro_batch_size = 1
     split_metrics, pieces = gradients(parts, 1)
     assert split_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-6)
@@ -40,7 +40,7 @@ def test_eight_pieces_of_one_are_one_of_eight(options, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_of_rows_does_not_matter(options, method):
     parts = small.assembled(options(**METHODS[method]))
-    batch = parts.source(0)
+    batch = parts.sources.train(0)
     other = type(batch)(
         micro=tuple(reversed(batch.micro)), draws=batch.draws, epoch=batch.epoch, size=batch.size
     )
@@ -65,9 +65,10 @@ def write_run(path, raw):
     return str(path)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_are_one(options, tmp_path, launcher, method):
+@pytest.mark.parametrize(("method", "streaming"), [("diffusion-dpo", True), ("diffusion-kto", False)])
+def test_two_processes_are_one(options, tmp_path, launcher, method, streaming):
     changes = METHODS[method] | {
+        "data.streaming": streaming,
         "training.steps": 3,
         "training.checkpoint_every": 10,
         "data.prompt_dropout": 0.3,
@@ -129,7 +130,7 @@ def test_callbacks_watch_and_a_stop_is_asked_after_each_step(options):
         parts.method,
         parts.models,
         parts.network,
-        parts.source,
+        parts.sources.train,
         parts.optimizer,
         parts.schedule,
         accelerator=parts.accelerator,
@@ -161,7 +162,7 @@ def test_the_gradient_is_scaled_down_to_the_norm(options):
         def on_end(self, progress): ...
 
     fit(
-        parts.method, parts.models, parts.network, parts.source, parts.optimizer, parts.schedule,
+        parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule,
         accelerator=parts.accelerator, steps=1, max_grad_norm=1e-3, callbacks=[Norm()],
     )  # fmt: skip
     (logged, clipped), *_ = seen

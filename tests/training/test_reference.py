@@ -12,7 +12,7 @@ from penchant.training.reference import starting_point
 def one_step(parts, step=0):
     """Outputs of a step and the gradient of every parameter that has one."""
     parts.optimizer.zero_grad()
-    outputs = accumulate(parts.method, parts.models, parts.network, parts.source(step), parts.accelerator)
+    outputs = accumulate(parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator)
     gradients = {n: p.grad.clone() for n, p in parts.bare.named_parameters() if p.grad is not None}
     return outputs, gradients
 
@@ -25,7 +25,7 @@ def update(parts, step=0):
 
 def probe(parts):
     """Predictions of policy and reference on one batch."""
-    batch = parts.source(0).micro[0]
+    batch = parts.sources.train(0).micro[0]
     rows = batch.latents[:, 0]
     condition = {name: value[:, 0] for name, value in batch.condition.items()}
     inputs = (rows, torch.full((len(rows),), 300), condition)

@@ -29,7 +29,7 @@ def test_a_step_is_the_one_with_a_reference_network(options, changes):
         for parameter in (p for p in parts.bare.parameters() if p.requires_grad):
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     for number in (0, 3, 7):  # 12 groups in batches of 4: epochs 0, 1 and 2
-        batch = parts.source(number)
+        batch = parts.sources.train(number)
         assert batch.draws == repeated_draws(number // 3 % 2)
         for piece in batch.micro:
             asked = replace(piece, reference_error=None)
@@ -106,7 +106,7 @@ def test_what_they_do_not_fit_is_refused(options, changes, sentence):
 
 def test_a_beta_that_blows_their_rounding_up_is_refused(options, monkeypatch):
     parts = small.assembled(cached(options))
-    errors = parts.source.examples.reference_errors
+    errors = parts.sources.train.examples.reference_errors
     for shard in errors.table.shards:
         shard["error"][:, 0] += 1e-4
     from penchant.training.self_check import self_check
@@ -116,7 +116,7 @@ def test_a_beta_that_blows_their_rounding_up_is_refused(options, monkeypatch):
             parts.method,
             parts.models,
             parts.network,
-            parts.source(0),
+            parts.sources.train(0),
             parts.optimizer,
             accelerator=parts.accelerator,
             steps=1,

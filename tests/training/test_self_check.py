@@ -17,7 +17,7 @@ def check(parts, models=None):
         parts.method,
         models or parts.models,
         parts.network,
-        parts.source(0),
+        parts.sources.train(0),
         parts.optimizer,
         accelerator=parts.accelerator,
         steps=7,

@@ -131,8 +131,8 @@ def test_a_law_that_learns_goes_on_from_a_checkpoint(options, tmp_path):
 @pytest.mark.parametrize(("draw", "law"), [("stratified", Stratified), ("antithetic", Antithetic)])
 def test_a_run_draws_as_it_says(options, draw, law):
     parts = small.assembled(options(**{"noise.draw": draw}))
-    assert isinstance(parts.source, DrawnTimesteps) and isinstance(parts.source.law, law)
-    assert all(piece.quantile is not None for piece in parts.source(0).micro)
+    assert isinstance(parts.sources.train, DrawnTimesteps) and isinstance(parts.sources.train.law, law)
+    assert all(piece.quantile is not None for piece in parts.sources.train(0).micro)
 
 
 def test_the_loss_of_a_group_is_multiplied_by_its_importance(options):
@@ -141,7 +141,7 @@ def test_the_loss_of_a_group_is_multiplied_by_its_importance(options):
     from penchant.slots.compose import step
 
     parts = small.assembled(options())
-    batch = parts.source(0)
+    batch = parts.sources.train(0)
     piece = batch.micro[0]
     weight = torch.arange(1.0, 1 + len(piece.ids))
     plain = step(parts.method, parts.models, piece, batch.draws).measured["loss"]

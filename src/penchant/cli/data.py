@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-File = Annotated[Path, typer.Argument(help="A .parquet or .jsonl file, or a folder of images.")]
+File = Annotated[Path, typer.Argument(help="A file of rows, or a folder of such files or of images.")]
 Out = Annotated[Path, typer.Argument(help="Parquet file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}

@@ -1,12 +1,14 @@
 """A sequence of examples that are read when they are asked for, and what is known of them before."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import final, overload
+from typing import Protocol, final, overload
 
+from penchant.data.paths import Place
+from penchant.data.recent import Cuts
 from penchant.data.rows import Example
 from penchant.errors import DataError
 from penchant.shapes import Shape, grouping
@@ -32,6 +34,72 @@ class Header:
     labelled: bool = False
 
 
+class Rows(Protocol):
+    """The rows of one file, as the reader of a layout offers them."""
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Rows of each piece of the file that is read at once."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Place]:
+        """Every file that the rows come from; images of their own only after `headers()`."""
+        ...
+
+    def splits(self) -> Iterator[str | None] | None:
+        """The split that every row names; None if rows name none."""
+        ...
+
+    def headers(self) -> list[Header]:
+        """What is known of every row without its images."""
+        ...
+
+    def example(self, position: int) -> Example:
+        """The row at a position, counted from 0.
+
+        Raises:
+            DataError: Something in this row is wrong.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Rows of several files, one after the other; numbers of rows run on.
+
+    Attributes:
+        parts: Rows of each file.
+        splits: Split that the name of each file tells, for rows that name none themselves.
+    """
+
+    parts: Sequence[Rows]
+    splits: Sequence[str | None]
+
+    def dataset(self, path: Path) -> "Dataset":
+        """All rows as a data set."""
+        headers: list[Header] = []
+        sizes: list[int] = []
+        for part, split in zip(self.parts, self.splits, strict=True):
+            own, before = part.headers(), len(headers)
+            sizes.append(len(own))
+            headers += [replace(h, row=h.row + before, split=h.split or split) for h in own]
+        cuts = Cuts(sizes)
+
+        def example(position: int) -> Example:
+            part, offset = cuts(position)
+            return self.example(part, offset)
+
+        files = [file for part in self.parts for file in part.files]
+        return Dataset(path, headers, example, files=files)
+
+    def example(self, part: int, position: int) -> Example:
+        """One row of one file."""
+        example = self.parts[part].example(position)
+        return example if example.split else replace(example, split=self.splits[part])
+
+
 @final
 class Dataset(Sequence[Example]):
     """Examples of one file or folder, in its order; images are not read until an example is asked for.
@@ -48,7 +116,7 @@ class Dataset(Sequence[Example]):
         headers: Sequence[Header],
         example: Callable[[int], Example],
         *,
-        files: Sequence[Path],
+        files: Sequence[Place],
         positions: Sequence[int] | None = None,
     ) -> None:
         """Join headers with a way to read.
@@ -131,7 +199,7 @@ def require_usable(dataset: Dataset, shape: Shape) -> int:
     )
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(path: Place) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

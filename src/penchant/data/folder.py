@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from penchant.data.dataset import Dataset, Header
+from penchant.data.dataset import Header
 from penchant.data.paths import images_in, inside
 from penchant.data.rows import Candidate, Example
 from penchant.errors import DataError
@@ -20,56 +20,73 @@ _LAYOUTS = "w/NAME.png and l/NAME.png, or NAME__0.png and NAME__1.png"
 @final
 @dataclass(frozen=True, slots=True)
 class FolderRows:
-    """Image files by name, best first.
+    """Image files by name, best first; the first of K images scores K - 1, the last 0.
 
     Attributes:
         folder: The folder.
         names: Name of each example, sorted.
         images: Image files of each example, best first.
-        headers: Prompt and preference of each example.
+        prompts: Prompt of each example.
     """
 
     folder: Path
     names: list[str]
     images: list[list[Path]]
-    headers: list[Header]
+    prompts: list[str]
+
+    @property
+    def blocks(self) -> list[int]:
+        """Rows of each piece that is read at once: files lie alone."""
+        return [1] * len(self.names)
+
+    @property
+    def files(self) -> list[Path]:
+        """The images and the files of the prompts."""
+        return [*(path for images in self.images for path in images), *_caption_files(self.folder)]
+
+    def splits(self) -> None:
+        """A folder of images has no splits."""
+        return None
+
+    def headers(self) -> list[Header]:
+        """Prompt and preference of each example."""
+        return [
+            Header(row=number, prompt=prompt, preference=_falling(len(images)), split=None)
+            for number, (prompt, images) in enumerate(zip(self.prompts, self.images, strict=True), start=1)
+        ]
 
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
-        header = self.headers[position]
+        images = self.images[position]
         return Example(
-            prompt=header.prompt,
-            candidates=tuple(Candidate(image=path, where=str(path)) for path in self.images[position]),
-            preference=header.preference,
+            prompt=self.prompts[position],
+            candidates=tuple(Candidate(image=path, where=str(path)) for path in images),
+            preference=_falling(len(images)),
             provenance={"name": self.names[position]},
             where=f"{self.folder}: {self.names[position]!r}",
         )
 
 
-def read_folder(folder: Path) -> Dataset:
-    """The examples of a folder; the first of K images scores K - 1, the last 0.
+def folder_rows(folder: Path) -> FolderRows:
+    """The examples of a folder.
 
     Raises:
         DataError: The folder has no known layout, an image has no partner, or a prompt is missing.
     """
-    if (folder / "w").is_dir() and (folder / "l").is_dir():
-        named = _winners_and_losers(folder)
-    else:
-        named = _numbered(folder)
+    named = _winners_and_losers(folder) if has_sides(folder) else _numbered(folder)
     captions = _captions(folder)
     names = sorted(named)
-    headers = [
-        Header(
-            row=number,
-            prompt=_prompt(folder, captions, name, named[name][0]),
-            preference=tuple(float(score) for score in reversed(range(len(named[name])))),
-            split=None,
-        )
-        for number, name in enumerate(names, start=1)
-    ]
-    rows = FolderRows(folder, names, [named[name] for name in names], headers)
-    files = [*(path for images in rows.images for path in images), *_caption_files(folder)]
-    return Dataset(folder, headers, rows.example, files=files)
+    prompts = [_prompt(folder, captions, name, named[name][0]) for name in names]
+    return FolderRows(folder, names, [named[name] for name in names], prompts)
+
+
+def has_sides(folder: Path) -> bool:
+    """True if a folder has the sub-folders of winners and losers."""
+    return (folder / "w").is_dir() and (folder / "l").is_dir()
+
+
+def _falling(count: int) -> tuple[float, ...]:
+    return tuple(float(score) for score in reversed(range(count)))
 
 
 def _winners_and_losers(folder: Path) -> dict[str, list[Path]]:

@@ -7,55 +7,66 @@ are; without it they are images when both end like an image file, and texts when
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from penchant.data.dataset import Dataset, Header
-from penchant.data.lines import json_lines
-from penchant.data.paths import IMAGE_SUFFIXES, inside
+from penchant.data.dataset import Header
+from penchant.data.paths import IMAGE_SUFFIXES, Place, inside
 from penchant.data.rows import Candidate, Example
+from penchant.data.tables import JsonLines
 from penchant.errors import DataError
+
+FORMS = frozenset({"chosen", "images", "texts", "image", "text"})
+"""Keys by which the forms differ; a file whose first line has none of them is of another layout."""
 
 _FORMS = "chosen and rejected; images and scores; texts and scores; image or text and label"
 
 
 @final
-@dataclass(frozen=True, slots=True)
 class JsonlRows:
-    """Checked lines of one file; images stay paths."""
+    """The lines of one file, read as examples; images stay paths.
 
-    examples: list[Example]
+    Attributes:
+        files: The file, and after `headers()` the images that it names.
+    """
+
+    def __init__(self, lines: JsonLines) -> None:
+        self.lines, self.blocks = lines, lines.blocks
+        self.files: Sequence[Place] = lines.files
+
+    def splits(self) -> Iterator[str | None]:
+        """Split of every line."""
+        return (self.lines.row(position).get("split") for position in range(sum(self.blocks)))
+
+    def headers(self) -> list[Header]:
+        """Number, prompt, preference and split of every line; all lines are checked here.
+
+        Raises:
+            DataError: A line is not JSON or has an unknown form, or an image is missing.
+        """
+        headers, images = [], {}
+        for position in range(sum(self.blocks)):
+            number, values = self.lines.line(position)
+            example = _example(values, self.lines.path, number)
+            images |= {c.image: None for c in example.candidates if isinstance(c.image, Path)}
+            headers.append(
+                Header(
+                    row=number,
+                    prompt=example.prompt,
+                    preference=example.preference,
+                    split=example.split,
+                    labelled=any(candidate.label is not None for candidate in example.candidates),
+                )
+            )
+        self.files = [*self.lines.files, *images]
+        return headers
 
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
-        return self.examples[position]
-
-
-def read_jsonl(path: Path) -> Dataset:
-    """The examples of a file; blank lines are skipped, but counted in line numbers.
-
-    Raises:
-        DataError: The file is empty, a line is not JSON or has an unknown form, or an image is missing.
-    """
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: empty file, got 0 bytes.")
-    numbered = [(number, _example(line, path, number)) for number, line in json_lines(path)]
-    if not numbered:
-        raise DataError(f"{path}: no rows, got blank lines only.")
-    headers = [
-        Header(
-            row=number,
-            prompt=example.prompt,
-            preference=example.preference,
-            split=example.split,
-            labelled=any(candidate.label is not None for candidate in example.candidates),
-        )
-        for number, example in numbered
-    ]
-    examples = [example for _, example in numbered]
-    images = {c.image: None for e in examples for c in e.candidates if isinstance(c.image, Path)}
-    return Dataset(path, headers, JsonlRows(examples).example, files=[path, *images])
+        number, values = self.lines.line(position)
+        return _example(values, self.lines.path, number)
 
 
 def _example(values: dict[str, Any], path: Path, number: int) -> Example:

@@ -17,10 +17,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _object(line, where=f"{path}: line {number}")
+                yield number, object_of(line, where=f"{path}: line {number}")
 
 
-def _object(line: bytes, *, where: str) -> dict[str, Any]:
+def object_of(line: bytes, *, where: str) -> dict[str, Any]:
+    """The object in one line; a DataError if it is not an object in JSON and UTF-8."""
     try:
         values = json.loads(line)
         if rb"\ud" in line.lower():

@@ -2,11 +2,8 @@
 
 import json
 import os
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penchant.data.dataset import Header
+from penchant.data.paths import Place
+from penchant.data.recent import Cuts, Recent
 from penchant.data.rows import SCHEMA_VERSION, Example, from_dict, require_known_version, to_dict
 from penchant.errors import DataError
 
@@ -45,58 +44,73 @@ SCHEMA = pa.schema(
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 _GROUP_ROWS, _GROUP_BYTES = 256, 32 * 2**20
-_CACHE_BYTES = 2**30
 
 
 @final
 class RowGroups:
-    """Rows of one parquet file; recently used row groups stay in memory, up to 1 GiB.
+    """Rows of one parquet file; the row groups that were read last stay in memory.
+
+    Attributes:
+        path: The file.
+        names: Its columns.
+        blocks: Rows of each row group.
+        files: The file, as the only one that the rows come from.
 
     Raises:
         DataError: The file is empty, cut off, not parquet, or has no rows.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place, recent: Recent) -> None:
         """Read the footer of the file.
 
         Args:
             path: The file.
+            recent: Row groups that were read last, of this and other files.
         """
-        self.path = path
+        self.path, self.files, self._recent = path, (path,), recent
         if path.stat().st_size == 0:
             raise DataError(f"{path}: empty file, got 0 bytes.")
         try:
-            file = pq.ParquetFile(path)
+            with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+                self.schema, metadata = file.schema_arrow, file.metadata
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path}: not a complete parquet file: its end is missing or damaged. "
                 "Copy or download it again."
             ) from error
-        with file:
-            self.schema, metadata = file.schema_arrow, file.metadata
+        self.names: Sequence[str] = self.schema.names
         if metadata.num_rows == 0:
-            raise DataError(f"{path}: no rows, got columns {', '.join(self.schema.names)} only.")
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._starts = [0, *accumulate(sizes)]
-        self._recent: OrderedDict[int, pa.Table] = OrderedDict()
+            raise DataError(f"{path}: no rows, got columns {', '.join(self.names)} only.")
+        self.blocks = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._cuts = Cuts(self.blocks)
 
-    def columns(self, names: Iterable[str]) -> list[dict[str, Any]]:
+    def has_list(self, name: str) -> bool:
+        """True if a column holds lists."""
+        kind = self.schema.field(name).type
+        return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+    def light(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         """All rows of some light columns; a nested column is named like `candidates.list.element.label`."""
-        return self._read(lambda file: file.read(columns=list(names))).to_pylist()
+        columns = list(names)
+        for group in range(len(self.blocks)):
+            yield from self._read(lambda file, g=group: file.read_row_group(g, columns=columns)).to_pylist()
 
     def row(self, position: int) -> dict[str, Any]:
         """One row with all columns; position counts from 0."""
-        group = bisect_right(self._starts, position) - 1
-        if group not in self._recent:
-            self._recent[group] = self._read(lambda file: _whole_microseconds(file.read_row_group(group)))
-        self._recent.move_to_end(group)
-        while len(self._recent) > 1 and sum(t.nbytes for t in self._recent.values()) > _CACHE_BYTES:
-            self._recent.popitem(last=False)
-        return self._recent[group].slice(position - self._starts[group], 1).to_pylist()[0]
+        group, offset = self._cuts(position)
+        return self._recent.get((self.path, group), lambda: self._group(group))[offset]
+
+    def where(self, position: int) -> str:
+        """Place of a row, for messages."""
+        return f"{self.path}: row {position + 1}"
+
+    def _group(self, group: int) -> tuple[list[dict[str, Any]], int]:
+        table = self._read(lambda file: _whole_microseconds(file.read_row_group(group)))
+        return table.to_pylist(), table.nbytes
 
     def _read(self, read: Any) -> pa.Table:
         try:
-            with pq.ParquetFile(self.path) as file:
+            with self.path.open("rb") as opened, pq.ParquetFile(opened) as file:
                 return read(file)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
@@ -112,6 +126,20 @@ class NativeRows:
     groups: RowGroups
     version: int
 
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Rows of each row group."""
+        return self.groups.blocks
+
+    @property
+    def files(self) -> Sequence[Place]:
+        """The file."""
+        return self.groups.files
+
+    def splits(self) -> Iterator[str | None]:
+        """Split of every row."""
+        return (row["split"] for row in self.groups.light(["split"]))
+
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row."""
         light = ["prompt", "preference", "split", "candidates.list.element.label"]
@@ -123,18 +151,19 @@ class NativeRows:
                 split=row["split"],
                 labelled=any(candidate["label"] is not None for candidate in row["candidates"]),
             )
-            for number, row in enumerate(self.groups.columns(light), start=1)
+            for number, row in enumerate(self.groups.light(light), start=1)
         ]
 
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
         row = self.groups.row(position)
-        for candidate in row["candidates"]:
-            candidate["scores"] = dict(candidate["scores"] or ())
-            candidate["meta"] = json.loads(candidate["meta"] or "{}")
-        row["provenance"] = json.loads(row["provenance"] or "{}")
-        row["schema_version"] = self.version
-        return from_dict(row, where=f"{self.groups.path}: row {position + 1}")
+        candidates = [
+            {**stored, "scores": dict(stored["scores"] or ()), "meta": json.loads(stored["meta"] or "{}")}
+            for stored in row["candidates"]
+        ]
+        provenance = json.loads(row["provenance"] or "{}")
+        values = {"candidates": candidates, "provenance": provenance, "schema_version": self.version}
+        return from_dict(row | values, where=self.groups.where(position))
 
 
 def native_rows(groups: RowGroups) -> NativeRows | None:

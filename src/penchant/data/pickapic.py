@@ -6,7 +6,7 @@ come twice, as `NAME_0` and `NAME_1`, say something of each image; all others go
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from penchant.data.dataset import Header
 from penchant.data.parquet import RowGroups, require_column
+from penchant.data.paths import Place
 from penchant.data.rows import Candidate, Example
 from penchant.errors import DataError
 
@@ -38,10 +39,26 @@ class PickapicRows:
     per_image: tuple[str, ...]
     per_row: tuple[str, ...]
 
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Rows of each row group."""
+        return self.groups.blocks
+
+    @property
+    def files(self) -> Sequence[Place]:
+        """The file."""
+        return self.groups.files
+
+    def splits(self) -> Iterator[str | None] | None:
+        """Split of every row, if there is such a column."""
+        if "split" not in self.groups.names:
+            return None
+        return (row["split"] for row in self.groups.light(["split"]))
+
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""
         light = ("caption", *_LABELS, "has_label", "split")
-        rows = self.groups.columns(name for name in light if name in self.groups.schema.names)
+        rows = self.groups.light(name for name in light if name in self.groups.schema.names)
         return [
             Header(
                 row=number,

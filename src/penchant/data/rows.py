@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from penchant.errors import DataError
 from penchant.shapes import grouping
@@ -118,9 +118,41 @@ class Example:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def as_pairs(example: Example, rule: PairRule = PairRule.ALL) -> list[tuple[Candidate, Candidate]]:
-    """Pairs of (winner, loser) that the preference supports; ties and unjudged examples give none."""
-    decided = grouping.pairs(example.preference or (), rule).decided
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRules:
+    """How candidates with scores become what a method learns from.
+
+    Attributes:
+        pairs: Which comparisons become pairs.
+        min_gap: Smallest difference of scores that makes a pair; >= 0.
+        labels: Which candidates are desirable.
+        top_k: Candidates of a ranked list that are kept, the best ones; >= 2, None keeps all.
+    """
+
+    pairs: PairRule = PairRule.ALL
+    min_gap: float = 0.0
+    labels: UnaryRule = UnaryRule.PREFERRED_ONCE
+    top_k: int | None = None
+
+
+DEFAULT_RULES: Final = GroupRules()
+"""All pairs, labels of candidates that won once, whole lists."""
+
+
+def as_pairs(
+    example: Example, rule: PairRule = PairRule.ALL, *, min_gap: float = 0.0
+) -> list[tuple[Candidate, Candidate]]:
+    """Pairs of (winner, loser) that the preference supports; ties and unjudged examples give none.
+
+    Args:
+        example: Prompt with candidates.
+        rule: Which comparisons are made.
+        min_gap: Smallest difference of scores that makes a pair; >= 0.
+    """
+    if not example.preference:
+        return []
+    decided = grouping.pairs(example.preference, rule, min_gap=min_gap).decided
     return [(example.candidates[winner], example.candidates[loser]) for winner, loser in decided]
 
 
@@ -137,25 +169,41 @@ def as_unary(example: Example, rule: UnaryRule = UnaryRule.PREFERRED_ONCE) -> li
     return [(candidate, label) for candidate, label in zip(example.candidates, labels, strict=True) if label]
 
 
-def as_ranked(example: Example) -> tuple[list[Candidate], list[float]]:
+def as_ranked(example: Example, *, top_k: int | None = None) -> tuple[list[Candidate], list[float]]:
     """The candidates best first, and for each its share of pairwise wins phi in [0, 1].
 
     Wins are counted over every reward that has scored all candidates; without one, over the preference.
 
+    Args:
+        example: Prompt with candidates.
+        top_k: How many are kept, the best ones; phi still counts wins over the others too.
+
     Raises:
         DataError: The example has fewer than two candidates, or neither scores nor a preference.
     """
-    shared = set.intersection(*(set(candidate.scores) for candidate in example.candidates))
-    rewards = [[c.scores[name] for c in example.candidates] for name in sorted(shared)]
-    if not rewards and example.preference is not None:
-        rewards = [list(example.preference)]
+    rewards = _rewards(example)
     if not rewards or len(example.candidates) < 2:
         raise DataError(
             f"{example.where}: cannot be ranked, got {len(example.candidates)} candidate(s) and "
             f"{len(rewards)} score rows. A ranked list needs two candidates, and a score for each."
         )
     best_first, phi = grouping.ranked(rewards)
+    best_first = best_first[:top_k]
     return [example.candidates[i] for i in best_first], [phi[i] for i in best_first]
+
+
+def is_ranked(example: Example) -> bool:
+    """True if somebody, or a reward, has judged all candidates."""
+    return bool(_rewards(example))
+
+
+def _rewards(example: Example) -> list[list[float]]:
+    """Scores of all candidates by every reward that has scored them all; without one, the preference."""
+    shared = set.intersection(*(set(candidate.scores) for candidate in example.candidates))
+    rewards = [[c.scores[name] for c in example.candidates] for name in sorted(shared)]
+    if not rewards and example.preference is not None:
+        rewards = [list(example.preference)]
+    return rewards
 
 
 def to_dict(example: Example) -> dict[str, Any]:

@@ -1,39 +1,121 @@
 """One way in and one way out: reads every known layout, writes the library's own parquet."""
 
-from collections.abc import Iterable
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
-from penchant.data import parquet
-from penchant.data.dataset import Dataset
-from penchant.data.folder import read_folder
-from penchant.data.jsonl import read_jsonl
+from penchant.data import labelstudio, parquet
+from penchant.data.columns import ColumnRows, Columns, Table
+from penchant.data.copies import CopiedTable, is_copy
+from penchant.data.dataset import Dataset, Joined, Rows
+from penchant.data.folder import folder_rows, has_sides
+from penchant.data.hub import RemoteData
+from penchant.data.jsonl import FORMS, JsonlRows
+from penchant.data.layouts import PUBLISHED, WEBDATASET, Layout, grouped, layout_of
+from penchant.data.paths import Place
 from penchant.data.pickapic import pickapic_rows
+from penchant.data.recent import Recent
 from penchant.data.rows import Example
+from penchant.data.tables import JsonLines, JsonList
+from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
-_KNOWN = ".parquet, .jsonl, or a folder of images"
+File = TypeVar("File", bound=Place)
+
+_SUFFIXES = (".parquet", ".tar", ".jsonl", ".json")
+"""File types, the one that a folder is searched for first at the front."""
+_REMOTE = (".parquet", ".tar")
+"""File types that hold their images, so that they can be read in pieces from afar."""
+_KNOWN = ".parquet, .tar, .jsonl, .json, or a folder of such files or of images"
+
+_SPLIT = re.compile(r"(?:^|[-_. /])(train|validation|valid|val|dev|test)(?:ing)?(?=[-_. /]|$)", re.ASCII)
+_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}", re.ASCII)
+_VALIDATION = ("valid", "val", "dev")
 
 
-def read(path: Path | str, *, split: str | None = None, where: str | None = None) -> Dataset:
+def read(
+    path: Path | str, *, split: str | None = None, columns: Columns | None = None, where: str | None = None
+) -> Dataset:
     """Open preference data; images are not read before an example is asked for.
 
     Args:
-        path: A parquet file (Pick-a-Pic's columns or the library's own), a `.jsonl` file, or a folder.
+        path: A file of a known layout, or a folder of such files or of images; docs/data.md lists them.
         split: Keep only the rows of this split; all rows if None.
+        columns: What the columns of the table mean; None finds it out.
         where: Place that named the path, such as `run.yaml: data.path`, for messages.
 
     Raises:
         DataError: There is no such file, its type is unknown, or its content is wrong.
     """
     path = Path(path)
+    try:
+        dataset = rows(path, split=split, columns=columns, recent=Recent(), where=where).dataset(path)
+    except OSError as error:
+        raise _unreadable(path, error, where) from error
+    return dataset if split is None else _of_split(dataset, split)
+
+
+def rows(
+    path: Path,
+    *,
+    split: str | None = None,
+    columns: Columns | None = None,
+    recent: Recent,
+    where: str | None = None,
+) -> Joined:
+    """The rows of every file of a data set, opened but not read.
+
+    Files whose names tell another split are left out.
+
+    Args:
+        path: As for `read`.
+        split: As for `read`; rows that name a split of their own are not looked at here.
+        columns: As for `read`.
+        recent: Where blocks that were read last are kept.
+        where: As for `read`.
+
+    Raises:
+        DataError: As `read`.
+    """
     place = f"{where}: " if where else ""
     if not path.exists():
         raise DataError(f"{place}{path}: no such file or folder. Known: {_KNOWN}.")
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
+        return Joined([folder_rows(path)], [None])
+    told = [(file, _told(file, path)) for file in files]
     try:
-        dataset = _open(path, place)
+        return _joined(
+            told, str(path), split, lambda file: _copy(file, columns) or _open(file, columns, recent, place)
+        )
     except OSError as error:
-        raise DataError(f"{place}{path}: cannot be read ({error.strerror or error}).") from error
-    return dataset if split is None else _of_split(dataset, split)
+        raise _unreadable(path, error, where) from error
+
+
+def remote_rows(
+    data: RemoteData, *, split: str | None, columns: Columns | None, recent: Recent, where: str
+) -> Joined:
+    """The rows of a data set of the hub that is not downloaded; arguments and errors are those of `rows`."""
+    for suffix in _REMOTE:
+        if files := [file for file in data.files if file.suffix == suffix]:
+            told = [(file, split_of(file.below(data.root))) for file in files]
+            return _joined(told, data.root, split, lambda file: _open(file, columns, recent, f"{where}: "))
+    raise DataError(
+        f"{where}: no {', '.join(_REMOTE)} in {data.root}, which can be read from afar. "
+        "Download it and give its folder."
+    )
+
+
+def _joined(
+    told: Sequence[tuple[File, str | None]], name: str, split: str | None, opened: Callable[[File], Rows]
+) -> Joined:
+    """The rows of the files that do not tell another split."""
+    chosen = [(file, own) for file, own in told if split is None or own in (None, split)]
+    if not chosen:
+        known = ", ".join(sorted({own for _, own in told if own is not None}))
+        raise DataError(f"{name}: unknown split {split!r}. Known: {known}.")
+    return Joined([opened(file) for file, _ in chosen], [own for _, own in chosen])
 
 
 def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: bool = False) -> int:
@@ -47,18 +129,106 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
     return parquet.write(examples, Path(path), overwrite=overwrite)
 
 
-def _open(path: Path, place: str) -> Dataset:
-    if path.is_dir():
-        return read_folder(path)
-    match path.suffix.lower():
+def split_of(path: PurePath) -> str | None:
+    """The split that the name of a file or of its folder tells; None if it tells none.
+
+    `NAME-00000-of-00012.parquet` is of split NAME. Else it is the last word of the path that is `train`,
+    `validation` (also `valid`, `val` or `dev`) or `test`.
+    """
+    if (shard := _SHARD.fullmatch(path.stem)) is not None:
+        return shard["split"]
+    found = _SPLIT.findall(path.with_suffix("").as_posix())
+    if not found:
+        return None
+    return "validation" if found[-1] in _VALIDATION else found[-1]
+
+
+def _told(file: Path, path: Path) -> str | None:
+    """The split that a file tells; a folder of `datasets` tells it if it is one of several."""
+    if not is_copy(file):
+        return split_of(file.relative_to(path) if path.is_dir() else Path(file.name))
+    return file.name if (file.parent / "dataset_dict.json").is_file() else None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of rows in a folder and below it, all of one type; none if it is a folder of images."""
+    if has_sides(folder):
+        return []
+    if is_copy(folder):
+        return [folder]
+    if copies := sorted(file.parent for file in folder.glob("*/state.json") if is_copy(file.parent)):
+        return copies
+    for suffix in _SUFFIXES:
+        found = sorted(
+            file
+            for file in folder.rglob(f"*{suffix}")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        )
+        if suffix == ".json":  # others hold prompts, captions or settings
+            found = [file for file in found if split_of(Path(file.name)) is not None]
+        if found:
+            return found
+    return []
+
+
+def _copy(folder: Path, columns: Columns | None) -> Rows | None:
+    """The rows of a folder that `datasets` wrote; None if it is a file."""
+    if not is_copy(folder):
+        return None
+    table = CopiedTable(folder)
+    return _mapped(table, columns) or _refuse(table)
+
+
+def _open(file: File, columns: Columns | None, recent: Recent, place: str) -> Rows:
+    match file.suffix.lower():
         case ".parquet":
-            groups = parquet.RowGroups(path)
-            rows = parquet.native_rows(groups) or pickapic_rows(groups)
-            return Dataset(path, rows.headers(), rows.example, files=[path])
-        case ".jsonl":
-            return read_jsonl(path)
+            groups = parquet.RowGroups(file, recent)
+            if columns is None and (native := parquet.native_rows(groups)) is not None:
+                return native
+            return _mapped(groups, columns) or pickapic_rows(groups)
+        case ".tar":
+            samples = TarSamples(file, recent)
+            return _mapped(samples, columns, WEBDATASET) or _refuse(samples)
+        case ".jsonl" if isinstance(file, Path):
+            lines = JsonLines(file, recent)
+            if columns is None and FORMS & set(lines.names):
+                return JsonlRows(lines)
+            return _mapped(lines, columns) or JsonlRows(lines)
+        case ".json" if isinstance(file, Path):
+            return _json(file, columns)
         case other:
-            raise DataError(f"{place}{path}: unknown file type, got {other!r}. Known: {_KNOWN}.")
+            raise DataError(f"{place}{file}: unknown file type, got {other!r}. Known: {_KNOWN}.")
+
+
+def _json(file: Path, columns: Columns | None) -> Rows:
+    exported = False
+
+    def flat(content: Any) -> Any:
+        nonlocal exported
+        exported = columns is None and labelstudio.is_export(content)
+        return labelstudio.rows_of(content, where=str(file)) if exported else content
+
+    table = JsonList(file, flat)
+    return _mapped(table, labelstudio.COLUMNS if exported else columns) or _refuse(table)
+
+
+def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
+    """The rows by the given columns, or by a known layout; None if it is not known."""
+    if columns is None and (layout := layout_of(table, layouts)) is not None:
+        columns = layout.columns
+    return None if columns is None else ColumnRows(grouped(table, columns), columns)
+
+
+def _refuse(table: Table) -> Rows:
+    raise DataError(
+        f"{table.path}: unknown layout, got {', '.join(table.names)}. "
+        "Say with `data.columns` what these mean."
+    )
+
+
+def _unreadable(path: Path, error: OSError, where: str | None) -> DataError:
+    place = f"{where}: " if where else ""
+    return DataError(f"{place}{path}: cannot be read ({error.strerror or error}).")
 
 
 def _of_split(dataset: Dataset, split: str) -> Dataset:

@@ -4,12 +4,11 @@ Everything is built here once and handed over; nothing deeper reads the run file
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -19,14 +18,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant import families, methods, rewards
-from penchant.data import store
-from penchant.data.buckets import Size, bucket_sizes
-from penchant.data.dataset import Dataset, require_usable
-from penchant.diffusion.schedule import VariancePreserving
+from penchant.data.dataset import Dataset
+from penchant.data.stream import Stream
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
-from penchant.randomness import Randomness
-from penchant.runs.caches import encoding_rows, with_cached_reference
+from penchant.runs.data import RULES_OF, data_of, stream_of
 from penchant.runs.networks import (
     load_family,
     make_trainable,
@@ -34,25 +30,19 @@ from penchant.runs.networks import (
     moving_reference,
     place_reference,
 )
-from penchant.runs.noise import law_of
 from penchant.runs.override import override
-from penchant.runs.schema import Noise, Reference, RunFile
+from penchant.runs.schema import Reference, RunFile
+from penchant.runs.sources import SourceMaker, Sources, refuse_stored_options
 from penchant.runs.terminal import Phase
+from penchant.shapes import Shape
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import Preparation, encode, groups_of, sampling_conditions
 from penchant.training.health import Health
-from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
 from penchant.training.reference import MovingReference
-from penchant.training.source import EncodedExamples, Source, StoredSource, repeated_draws
-from penchant.training.table import Rows
-from penchant.training.timesteps import DrawnTimesteps, Importance, TimestepLaw
-
-SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
-"""Data sets that come with the library, by name."""
+from penchant.training.source import Source
 
 
 @final
@@ -65,18 +55,13 @@ class Assembled:
         models: Policy and reference.
         network: The policy's module, prepared.
         bare: The same, not wrapped for several processes.
-        source: Batches of each step.
-        heldout: Encoded held-out groups; None without any.
-        heldout_rows: Which of them are measured.
-        heldout_draws: At which random draws.
+        sources: Batches of each step, and what is measured beside them.
         optimizer: Over what trains.
         schedule: Its learning rate.
         average: Moving average of the weights; None if not kept.
         health: The guards.
-        importance: The law of the timesteps, if it learns from the run.
         moving: Moves the reference's weights; None if they stay.
         accelerator: Processes and devices.
-        num_groups: Groups of the training split; 0 for a method that samples.
         data: The stored data.
         model_folder: Where the base model lies.
         family: The loaded model.
@@ -86,19 +71,14 @@ class Assembled:
     models: Models
     network: nn.Module
     bare: Any
-    source: Source
-    heldout: EncodedExamples | None
-    heldout_rows: Sequence[int]
-    heldout_draws: Sequence[Randomness]
+    sources: Sources
     optimizer: Optimizer
     schedule: LRScheduler
     average: MovingAverage | None
     health: Health
-    importance: Importance | None
     moving: MovingReference | None
     accelerator: Accelerator
-    num_groups: int
-    data: Dataset
+    data: Dataset | Stream
     model_folder: Path
     family: DiffusionFamily
 
@@ -123,39 +103,24 @@ def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
             "`online: {reward: NAME}`. Rewards: " + ", ".join(rewards.catalog.names()) + "."
         )
     if online:
-        _refuse_stored_options(run, where)
+        refuse_stored_options(run, where)
     if not online and run.online is not None:
         raise ConfigError(
             f"{where}: online: method {method.name!r} learns from stored data and does not read this "
             "section. Remove it, or take d3po."
         )
+    _refuse_rules_of_other_shapes(run, None if online else method.shape, method.name, where)
     return method
 
 
-def _refuse_stored_options(run: RunFile, where: str) -> None:
-    """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
-    read_by_stored = {
-        "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "buckets", "crops", "cache", "prompt_dropout")),
-    }
-    for section, (options, names) in read_by_stored.items():
-        for name in names:
-            if getattr(options, name) != type(options).model_fields[name].default:
+def _refuse_rules_of_other_shapes(run: RunFile, shape: Shape | None, method: str, where: str) -> None:
+    for other, names in RULES_OF.items():
+        for name in names if other is not shape else ():
+            if getattr(run.data, name) != type(run.data).model_fields[name].default:
                 raise ConfigError(
-                    f"{where}: {section}.{name}: a method that samples the model does not read it. "
-                    "Remove it; online.prompts_per_step sets the size of a step."
+                    f"{where}: data.{name}: method {method!r} does not read it; it is for methods of shape "
+                    f"{other.value}. Remove it."
                 )
-    if run.noise != Noise():
-        raise ConfigError(
-            f"{where}: noise: a method that samples the model is trained on the sampler's timesteps and does "
-            "not read this section. Remove it."
-        )
-
-
-def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
-    """The stored data of a run, one split of it."""
-    path = SHIPPED_DATA.get(run.data.path, Path(run.data.path))
-    return store.read(path, split=split, where=f"{where}: data.path")
 
 
 def assemble(
@@ -173,7 +138,7 @@ def assemble(
     """
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
-    train_data = data_of(run, run.data.train_split, where=where)
+    data = (stream_of if run.data.streaming else data_of)(run, run.data.train_split, where=where)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
         mixed_precision="no",  # precision is the denoiser's, so that policy and reference share it
@@ -181,8 +146,6 @@ def assemble(
         step_scheduler_with_optimizer=False,
     )
     family = load_family(run, folder, where=where)
-    law = law_of(family.process, run.noise, method, where=where)
-    sizes = _sizes(run, family, where)
     bare = family.network
     reference_network = make_trainable(family, run, method)
     family.to(accelerator.device)
@@ -191,40 +154,20 @@ def assemble(
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
     models = models_of(run, method, family, network, reference_network)
-    num_groups, heldout, heldout_rows = 0, None, []
-    cached = run.training.reference.kind == "cached"
-    heldout_numbers = [-1 - number for number in range(run.training.heldout_draws)]
-    if isinstance(method.ratio, Stepwise):
-        source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
-    else:
-        training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
-        rows = encoding_rows(run, folder, sizes, accelerator, where=where)
-        examples = _encoded(run, method, family, train_data, training, rows, "train", where, phase)
-        heldout = _heldout(run, method, family, Preparation(sizes=sizes), rows, where, phase)
-        family.release_encoders()
-        num_groups = len(examples.ids)
-        if heldout is not None:
-            shuffled = Randomness(run=run.seed).permutation(len(heldout.ids), "held-out rows")
-            heldout_rows = shuffled[: run.training.heldout_examples]
-        if cached:
-            measured = partial(
-                with_cached_reference,
-                run,
-                method,
-                family,
-                data_hash=train_data.content_hash,
-                model_folder=folder,
-                accelerator=accelerator,
-                where=where,
-                phase=phase,
-            )
-            numbers = range(run.training.reference.draws)
-            examples = measured(examples, name="train", chosen=range(num_groups), numbers=numbers)
-            if heldout is not None:
-                heldout = measured(heldout, name="held-out", chosen=heldout_rows, numbers=heldout_numbers)
-        source = _stored(run, examples, law, accelerator, where)
+    sources = SourceMaker(
+        run=run,
+        method=method,
+        models=models,
+        family=family,
+        model_folder=folder,
+        accelerator=accelerator,
+        where=where,
+        phase=phase,
+    )(data)
     if run.wants_auto_beta:
-        method = _with_auto_beta(run, method, models, network, source, optimizer_of, accelerator, where)
+        method = _with_auto_beta(
+            run, method, models, network, sources.train, optimizer_of, accelerator, where
+        )
     schedule = build_schedule(
         optimizer,
         name=run.training.schedule,
@@ -236,40 +179,17 @@ def assemble(
         models=models,
         network=network,
         bare=bare,
-        source=source,
-        heldout=heldout,
-        heldout_rows=heldout_rows,
-        heldout_draws=[
-            repeated_draws(number) if cached else Randomness(run=run.seed, epoch=number)
-            for number in heldout_numbers
-        ],
+        sources=sources,
         optimizer=optimizer,
         schedule=schedule,
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
         health=Health(**run.health.model_dump()),
-        importance=law if isinstance(law, Importance) else None,
         moving=moving_reference(run, bare, reference_network),
         accelerator=accelerator,
-        num_groups=num_groups,
-        data=train_data,
+        data=data,
         model_folder=folder,
         family=family,
     )
-
-
-def _sizes(run: RunFile, family: DiffusionFamily, where: str) -> tuple[Size, ...]:
-    """Height and width of each bucket, or of the one square."""
-    size, step = run.data.size or family.size, family.size_step
-    if size % step:
-        raise ConfigError(f"{where}: data.size: must be a multiple of {step} for this model, got {size}.")
-    if run.data.buckets is None:
-        return ((size, size),)
-    if run.data.buckets.step % step:
-        raise ConfigError(
-            f"{where}: data.buckets.step: must be a multiple of {step} for this model, "
-            f"got {run.data.buckets.step}."
-        )
-    return bucket_sizes(run.data.buckets.ratios, size=size, step=run.data.buckets.step)
 
 
 def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer]:
@@ -281,107 +201,6 @@ def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer
         betas=t.betas,
         weight_decay=t.weight_decay,
         epsilon=t.epsilon,
-    )
-
-
-def _encoded(
-    run: RunFile,
-    method: Method,
-    family: DiffusionFamily,
-    data: Dataset,
-    preparation: Preparation,
-    rows: tuple[Rows, Rows],
-    name: str,
-    where: str,
-    phase: Phase,
-) -> EncodedExamples:
-    require_usable(data, method.shape)
-    groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
-    images = len({candidate.content_hash for group in groups for candidate in group.candidates})
-    with phase(f"encoding {name} images", images) as progress:
-        return encode(groups, family, preparation, prompts=rows[0], images=rows[1], progress=progress)
-
-
-def _heldout(
-    run: RunFile,
-    method: Method,
-    family: DiffusionFamily,
-    preparation: Preparation,
-    rows: tuple[Rows, Rows],
-    where: str,
-    phase: Phase,
-) -> EncodedExamples | None:
-    if run.data.heldout_split is None:
-        return None
-    data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, preparation, rows, "held-out", where, phase)
-
-
-def _stored(
-    run: RunFile,
-    examples: EncodedExamples,
-    law: TimestepLaw | None,
-    accelerator: Accelerator,
-    where: str,
-) -> Source:
-    t, processes = run.training, accelerator.num_processes
-    if t.batch_size % processes:
-        raise ConfigError(
-            f"{where}: training.batch_size: must be divisible by the {processes} processes, "
-            f"got {t.batch_size}."
-        )
-    source = StoredSource(
-        examples,
-        batch_size=t.batch_size,
-        micro_batch_size=t.micro_batch_size or t.batch_size // processes,
-        prompt_dropout=run.data.prompt_dropout,
-        seed=run.seed,
-        process=accelerator.process_index,
-        num_draws=t.reference.draws if t.reference.kind == "cached" else None,
-        num_processes=processes,
-    )
-    return source if law is None else DrawnTimesteps(source, law)
-
-
-def _rollout(
-    run: RunFile,
-    method: Method,
-    models: Models,
-    family: DiffusionFamily,
-    data: Dataset,
-    accelerator: Accelerator,
-    where: str,
-) -> RolloutSource:
-    assert isinstance(method.ratio, Stepwise) and run.online is not None
-    if not isinstance(family.process, VariancePreserving):
-        raise CompositionError(
-            f"{where}: method {method.name!r} samples by DDIM, which does not fit the flow model "
-            f"{run.model!r}. Take a method for stored data."
-        )
-    if method.ratio.sampler.num_steps >= family.process.num_timesteps:
-        raise ConfigError(
-            f"{where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the model's "
-            f"timesteps, got {method.ratio.sampler.num_steps}."
-        )
-    if run.online.prompts_per_step % accelerator.num_processes:
-        raise ConfigError(
-            f"{where}: online.prompts_per_step: must be divisible by the "
-            f"{accelerator.num_processes} processes, got {run.online.prompts_per_step}."
-        )
-    prompts = list(dict.fromkeys(header.prompt for header in data.headers))
-    return RolloutSource(
-        models.policy,
-        method.ratio.sampler,
-        prompts=prompts,
-        conditions=sampling_conditions(["", *prompts], family),
-        sample_shape=family.sample_shape,
-        decode=family.decode,
-        reward=rewards.catalog.get(run.online.reward, where=f"{where}: online.reward"),
-        prompts_per_step=run.online.prompts_per_step,
-        seed=run.seed,
-        device=accelerator.device,
-        process=accelerator.process_index,
-        num_processes=accelerator.num_processes,
     )
 
 

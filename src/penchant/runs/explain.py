@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from penchant import families
 from penchant.protocols import DiffusionFamily, LatentBatch, Models
 from penchant.randomness import Randomness
-from penchant.runs.assemble import data_of, method_of
+from penchant.runs.assemble import method_of
+from penchant.runs.data import data_of, rules_of, stream_of
 from penchant.runs.manifest import method_as_dict
 from penchant.runs.networks import load_family, make_trainable, models_of
 from penchant.runs.schema import RunFile
@@ -96,6 +97,14 @@ class Explanation:
         ]
 
 
+def _num_groups(run: RunFile, method: Method, where: str) -> int:
+    """Groups of the training split; of a stream its rows, each of which gives one group an epoch."""
+    if run.data.streaming:
+        return len(stream_of(run, run.data.train_split, where=where))
+    data = data_of(run, run.data.train_split, where=where)
+    return len(groups_of(data, method.shape, where=f"{where}: data.path", rules=rules_of(run)))
+
+
 PROBE_GROUPS = 4
 """Groups of the step that is timed."""
 
@@ -109,7 +118,6 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     """
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
-    data = data_of(run, run.data.train_split, where=where)
     family = load_family(run, folder, where=where)
     reference = make_trainable(family, run, method)
     models = models_of(run, method, family, family.network, reference)
@@ -117,7 +125,7 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     parameters = sum(p.numel() for p in family.network.parameters())
     copies = 1 if reference is family.network else 2
     online = isinstance(method.ratio, Stepwise)
-    groups = None if online else len(groups_of(data, method.shape, where=f"{where}: data.path"))
+    groups = None if online else _num_groups(run, method, where)
     batch = run.training.batch_size if run.online is None else run.online.prompts_per_step
     seconds, activations = (None, None) if online else _probe(method, models, family)
     at_once = run.training.micro_batch_size or batch

@@ -42,14 +42,46 @@ class Buckets(_Section):
     )
 
 
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+@final
+class Columns(_Section):
+    """What the columns of a table mean; lists name one column per candidate, or one that holds a list."""
+
+    images: Names = Field(description="Columns of the images: encoded bytes, or paths beside the table.")
+    prompt: str | None = Field(default=None, description="Column of the prompt; null has none.")
+    scores: Names | None = Field(default=None, description="Columns of scores, higher is better.")
+    ranks: Names | None = Field(default=None, description="Columns of ranks, lower is better.")
+    votes: Names | None = Field(default=None, description="Columns of votes, more is better.")
+    winner: str | None = Field(
+        default=None, description="Column with the number of the preferred image, counted from 0."
+    )
+    label: str | None = Field(
+        default=None,
+        description="Column that says whether a single image is desirable: true, false, 1 or -1.",
+    )
+    group: str | None = Field(
+        default=None, description="Column whose equal values make one example of rows of one image each."
+    )
+    split: str | None = Field(default=None, description="Column of the split; null takes it from file names.")
+
+
 @final
 class Data(_Section):
     """What people preferred."""
 
     path: str = Field(
         min_length=1,
-        description="Name of a data set that ships with Penchant (`emoji-pairs`), or a parquet file, a "
-        "JSONL file or a folder of images.",
+        description="Name of a data set that ships with Penchant (`emoji-pairs`), a file (.parquet, .tar, "
+        ".jsonl, .json), a folder of such files or of images, or `owner/name@revision` on the Hugging Face "
+        "hub.",
+    )
+    config: str | None = Field(
+        default=None, min_length=1, description="Folder of the data set to take; null takes all of it."
+    )
+    columns: Columns | None = Field(
+        default=None, description="What the columns mean; null finds it out for the layouts of docs/data.md."
     )
     train_split: str | None = Field(default="train", description="Split to learn from; null takes every row.")
     heldout_split: str | None = Field(
@@ -83,6 +115,52 @@ class Data(_Section):
         description="Folder in which encoded images and prompts are kept between runs, in half precision; "
         "null keeps them in memory, in float32.",
     )
+    pairs: Literal["all", "best-vs-worst", "adjacent"] = Field(
+        default="all",
+        description="Which comparisons of a list become pairs: every two candidates, the best against the "
+        "worst, or neighbours in the order. Only for methods of pairs.",
+    )
+    min_gap: float = Field(
+        default=0.0,
+        ge=0,
+        description="Smallest difference of scores (ranks, votes) that makes a pair; closer ones are ties. "
+        "Only for methods of pairs.",
+    )
+    labels: Literal["preferred-once", "always", "best-of-n"] = Field(
+        default="preferred-once",
+        description="Which candidates of a list are desirable: those that won a comparison, that never lost "
+        "one (mixed ones are left out), or the best alone. Only for methods of labels.",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=2,
+        description="Candidates of a ranked list that are kept, the best ones; null keeps all. Only for "
+        "methods of lists.",
+    )
+    streaming: bool = Field(
+        default=False,
+        description="Read, decode and encode the images of a step when it comes, for data that does not fit "
+        "into memory; the encoders then stay in memory.",
+    )
+    shuffle_buffer: int = Field(
+        default=1024,
+        ge=1,
+        description="Rows that are kept in memory and shuffled among each other; only with streaming.",
+    )
+    max_broken: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of rows that may be broken, in [0, 1]; they are counted and replaced. More stop "
+        "the run. Only with streaming; else the first broken row does.",
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for name in ("shuffle_buffer", "max_broken") if not self.streaming else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is only read with streaming: true. Remove {name} or set that.")
+        return self
 
 
 @final

@@ -31,6 +31,7 @@ from penchant.training.checkpoint import Checkpointer, TrainState, latest
 from penchant.training.checkpoint import load as load_checkpoint
 from penchant.training.loop import Callback, Progress, fit
 from penchant.training.self_check import self_check
+from penchant.training.timesteps import Importance
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
         progress=Progress(),
         average=parts.average,
         health=parts.health,
-        importance=parts.importance,
+        importance=_importance(parts),
         moving=parts.moving,
     )
     place = latest(folder.checkpoints) if resume else None
@@ -93,7 +94,7 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
             parts.method,
             parts.models,
             parts.network,
-            parts.source,
+            parts.sources.train,
             parts.optimizer,
             parts.schedule,
             accelerator=parts.accelerator,
@@ -154,17 +155,18 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
         callbacks += [metrics, board]
     callbacks.append(parts.health)
-    callbacks += [watcher for watcher in (parts.importance, parts.moving) if watcher is not None]
+    watchers = (parts.sources.broken, _importance(parts), parts.moving)
+    callbacks += [watcher for watcher in watchers if watcher is not None]
     if parts.average is not None:
         callbacks.append(parts.average)
-    if parts.heldout is not None:
+    if (heldout := parts.sources.heldout) is not None:
         callbacks.append(
             HeldOut(
                 parts.method,
                 parts.models,
-                parts.heldout,
-                rows=parts.heldout_rows,
-                draws=parts.heldout_draws,
+                heldout.examples,
+                rows=heldout.rows,
+                draws=heldout.draws,
                 every=t.heldout_every,
                 batch_size=t.micro_batch_size or t.batch_size,
                 accelerator=parts.accelerator,
@@ -177,13 +179,19 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
     return callbacks
 
 
+def _importance(parts: Assembled) -> Importance | None:
+    """The law of the timesteps, if it learns from the run."""
+    law = parts.sources.law
+    return law if isinstance(law, Importance) else None
+
+
 def _check(run: RunFile, parts: Assembled, console: Console) -> None:
     """The start-up self-check, printed."""
     check = self_check(
         parts.method,
         parts.models,
         parts.network,
-        parts.source(0),
+        parts.sources.train(0),
         parts.optimizer,
         accelerator=parts.accelerator,
         steps=run.training.steps,
@@ -206,11 +214,12 @@ def _write_heads(
         started=started if earlier is None else datetime.fromisoformat(earlier["started"]),
         num_resumed=0 if earlier is None else earlier["num_resumed"] + 1,
     )
+    heldout = parts.sources.heldout
     known["data"] = {
         "name": run.data.path,
         "training rows": len(parts.data),
-        "training groups": parts.num_groups,
-        "held-out groups": 0 if parts.heldout is None else len(parts.heldout.ids),
+        "training groups": parts.sources.num_groups,
+        "held-out groups": 0 if heldout is None else len(heldout.examples.ids),
     }
     known[COMPLETE] = False
     write_json_atomically(folder.manifest, known)

@@ -32,10 +32,12 @@ class UnaryRule(enum.Enum):
 
     PREFERRED_ONCE: +1 when it won at least once, -1 when it lost and never won.
     ALWAYS: +1 when it won and never lost, -1 when it lost and never won, no label when mixed.
+    BEST_OF_N: +1 when it won and never lost, -1 when it lost.
     """
 
     PREFERRED_ONCE = "preferred-once"
     ALWAYS = "always"
+    BEST_OF_N = "best-of-n"
 
 
 class Pairs(NamedTuple):
@@ -139,10 +141,14 @@ def unary(
     labels = []
     for won, lost in zip(wins, losses, strict=True):
         if won and lost:
-            labels.append(1 if rule is UnaryRule.PREFERRED_ONCE else 0)
+            labels.append(_MIXED[rule])
         else:
             labels.append(1 if won else -1 if lost else 0)
     return labels
+
+
+_MIXED = {UnaryRule.PREFERRED_ONCE: 1, UnaryRule.ALWAYS: 0, UnaryRule.BEST_OF_N: -1}
+"""Label of a candidate that won and lost."""
 
 
 def ranked(rewards: Sequence[Sequence[Score]]) -> Ranked:

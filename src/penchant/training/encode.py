@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar, final
+from typing import Final, Protocol, TypeVar, final
 
 import torch
 from jaxtyping import Int
@@ -16,7 +16,16 @@ from torch import Tensor
 
 from penchant.data.buckets import Size, nearest
 from penchant.data.images import decode_candidate, dimensions, framing, prepare
-from penchant.data.rows import Candidate, Example, as_pairs, as_ranked, as_unary
+from penchant.data.rows import (
+    DEFAULT_RULES,
+    Candidate,
+    Example,
+    GroupRules,
+    as_pairs,
+    as_ranked,
+    as_unary,
+    is_ranked,
+)
 from penchant.errors import DataError
 from penchant.protocols import Condition, DiffusionFamily, Framing
 from penchant.shapes import Shape
@@ -30,6 +39,22 @@ T = TypeVar("T")
 _PROMPTS_AT_ONCE: Final = 64
 
 
+class Encoders(Protocol):
+    """What encoding needs of a `DiffusionFamily`; the methods are those of it."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Condition of each prompt, one row each."""
+        ...
+
+    def image_conditions(self, framings: Sequence[Framing]) -> Condition:
+        """What the model is told of each image beside its prompt."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the scaled latent posterior."""
+        ...
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -41,18 +66,21 @@ class Group:
     score: Sequence[float] | None = None
 
 
-def groups_of(examples: Iterable[Example], shape: Shape, *, where: str) -> list[Group]:
+def groups_of(
+    examples: Iterable[Example], shape: Shape, *, where: str, rules: GroupRules = DEFAULT_RULES
+) -> list[Group]:
     """All groups of a shape that the examples support.
 
     Args:
         examples: Stored examples.
         shape: Data shape of the method.
+        rules: How candidates become groups.
         where: Name of the data, for messages.
 
     Raises:
         DataError: If there is none; says what the shape needs.
     """
-    groups = [group for example in examples for group in _groups(example, shape)]
+    groups = [group for example in examples for group in groups_in(example, shape, rules)]
     if not groups:
         raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
     _warn(groups, where)
@@ -77,17 +105,18 @@ _NEEDS = {
 }
 
 
-def _groups(example: Example, shape: Shape) -> Iterable[Group]:
+def groups_in(example: Example, shape: Shape, rules: GroupRules) -> Iterator[Group]:
+    """The groups of one example; none for a tie or where nobody has judged."""
     if shape is Shape.PAIR:
-        for number, pair in enumerate(as_pairs(example)):
+        for number, pair in enumerate(as_pairs(example, rules.pairs, min_gap=rules.min_gap)):
             yield Group(id=f"{example.id}/{number}", prompt=example.prompt, candidates=pair)
     elif shape is Shape.UNARY:
-        for number, (candidate, label) in enumerate(as_unary(example)):
+        for number, (candidate, label) in enumerate(as_unary(example, rules.labels)):
             yield Group(
                 id=f"{example.id}/{number}", prompt=example.prompt, candidates=[candidate], score=[label]
             )
-    elif len(example.candidates) > 1:
-        candidates, score = as_ranked(example)
+    elif len(example.candidates) > 1 and is_ranked(example):
+        candidates, score = as_ranked(example, top_k=rules.top_k)
         if len(set(score)) > 1:
             yield Group(id=example.id, prompt=example.prompt, candidates=candidates, score=score)
 
@@ -121,7 +150,7 @@ class Preparation:
 
 def encode(
     groups: Sequence[Group],
-    family: DiffusionFamily,
+    family: Encoders,
     preparation: Preparation,
     *,
     images: Rows | None = None,
@@ -163,7 +192,7 @@ def encode(
     )
 
 
-def encode_prompts(prompts: Sequence[str], family: DiffusionFamily) -> Condition:
+def encode_prompts(prompts: Sequence[str], family: Encoders) -> Condition:
     """Condition of each prompt; each is encoded once."""
     pieces = [family.encode_prompts(piece) for piece in _pieces(prompts, _PROMPTS_AT_ONCE)]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -175,7 +204,7 @@ def sampling_conditions(prompts: Sequence[str], family: DiffusionFamily) -> Cond
     return {**encode_prompts(prompts, family), **family.image_conditions([whole] * len(prompts))}
 
 
-def encode_texts(groups: Sequence[Group], family: DiffusionFamily, rows: Rows) -> tuple[Table, list[int]]:
+def encode_texts(groups: Sequence[Group], family: Encoders, rows: Rows) -> tuple[Table, list[int]]:
     """Condition of every distinct prompt, the empty one first, and the row of each group's prompt."""
     prompts = list(dict.fromkeys(["", *(group.prompt for group in groups)]))
     keys = {prompt: hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts}
@@ -190,7 +219,7 @@ def encode_texts(groups: Sequence[Group], family: DiffusionFamily, rows: Rows) -
 
 def encode_images(
     groups: Sequence[Group],
-    family: DiffusionFamily,
+    family: Encoders,
     preparation: Preparation,
     rows: Rows,
     batch_size: int,
@@ -237,7 +266,7 @@ def encode_images(
 
 
 def _encoded(
-    images: Sequence[Image], family: DiffusionFamily, size: Size, variant: tuple[float, bool]
+    images: Sequence[Image], family: Encoders, size: Size, variant: tuple[float, bool]
 ) -> Condition:
     """Mean and deviation of the latents of images of one bucket, and what the model is told of them."""
     place, flip = variant

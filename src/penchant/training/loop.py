@@ -1,7 +1,7 @@
 """The one training loop."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
@@ -112,6 +112,7 @@ def fit(
                 "learning_rate": optimizer.param_groups[0]["lr"],
                 "epoch": batch.epoch,
                 "samples": progress.samples + batch.size,
+                **summed(batch.counted, accelerator),
             }
         )
         for callback in callbacks:
@@ -172,6 +173,16 @@ def gathered(groups: Groups, accelerator: Accelerator) -> Groups:
         name: accelerator.gather(value.contiguous()) for name, value in groups.tensors().items()
     }
     return Groups(**fields)
+
+
+def summed(counted: Mapping[str, int], accelerator: Accelerator) -> dict[str, float]:
+    """Counts over all processes."""
+    if not counted:
+        return {}
+    own = torch.tensor([list(counted.values())], device=accelerator.device)
+    everywhere = accelerator.gather(own)
+    assert isinstance(everywhere, Tensor)
+    return dict(zip(counted, everywhere.sum(0).tolist(), strict=True))
 
 
 BUCKETED = (

@@ -4,7 +4,7 @@ Axes: N examples, F variants (windows, mirrored or not), K candidates.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, final
 
@@ -29,6 +29,7 @@ class GlobalBatch:
         epoch: Pass over the data, from 0.
         size: Groups over all pieces and processes.
         places: Number of each group of each piece among these, in [0, size); for stored data.
+        counted: What this process counted for the log, by the name of its metric.
     """
 
     micro: tuple[Batch, ...]
@@ -36,6 +37,7 @@ class GlobalBatch:
     epoch: int
     size: int
     places: tuple[tuple[int, ...], ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):

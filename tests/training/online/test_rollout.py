@@ -26,7 +26,7 @@ def parts(options):
 
 
 def test_two_trajectories_from_one_start_the_better_one_first(parts):
-    batch = parts.source(0)
+    batch = parts.sources.train(0)
     assert isinstance(batch, GlobalBatch) and batch.size == 3 and len(batch.micro) == 3
     first, last = batch.micro[0], batch.micro[-1]
     assert first.timestep.tolist() == [667] * 3 and last.next_timestep.tolist() == [0] * 3
@@ -39,12 +39,12 @@ def test_two_trajectories_from_one_start_the_better_one_first(parts):
     assert (score[:, 0] >= score[:, 1]).all()
     for column in (0, 1):
         images = parts.family.decode(last.action[:, column])
-        judged = parts.source.reward(images, ["x"] * 3)
+        judged = parts.sources.train.reward(images, ["x"] * 3)
         torch.testing.assert_close(judged.float(), score[:, column].float())
 
 
 def test_the_stored_steps_have_the_density_they_were_drawn_with(parts):
-    batch = parts.source(1)
+    batch = parts.sources.train(1)
     for piece in batch.micro:
         groups = parts.method.ratio(parts.models, piece, batch.draws)
         assert torch.isfinite(groups.log_policy).all()
@@ -66,7 +66,7 @@ def test_the_stored_steps_have_the_density_they_were_drawn_with(parts):
 
 
 def test_the_first_step_is_on_policy(parts):
-    outputs = accumulate(parts.method, parts.models, parts.network, parts.source(0), parts.accelerator)
+    outputs = accumulate(parts.method, parts.models, parts.network, parts.sources.train(0), parts.accelerator)
     metrics = aggregate(outputs, parts.accelerator)
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert metrics["margin/mean"] == 0
@@ -74,26 +74,26 @@ def test_the_first_step_is_on_policy(parts):
 
 
 def test_it_samples_the_policy_of_now_and_its_draws_hang_on_the_step(parts):
-    before = parts.source(0)
-    again = parts.source(0)
+    before = parts.sources.train(0)
+    again = parts.sources.train(0)
     assert all(torch.equal(a.action, b.action) for a, b in zip(before.micro, again.micro, strict=True))
-    assert parts.source(1).micro[0].ids != before.micro[0].ids
+    assert parts.sources.train(1).micro[0].ids != before.micro[0].ids
     for name, parameter in parts.bare.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.5
-    now = parts.source(0)
+    now = parts.sources.train(0)
     assert torch.equal(now.micro[0].state, before.micro[0].state)
     assert not torch.equal(now.micro[0].action, before.micro[0].action)
     assert all(p.grad is None for p in parts.bare.parameters())
 
 
 def test_two_processes_share_the_prompts(parts):
-    whole = parts.source(0)
-    parts.source.num_processes = 2
+    whole = parts.sources.train(0)
+    parts.sources.train.num_processes = 2
     ids, states = [], {}
     for process in (0, 1):
-        parts.source.process = process
-        share = parts.source(0)
+        parts.sources.train.process = process
+        share = parts.sources.train(0)
         assert share.size == 3
         ids += share.micro[0].ids
         states |= dict(zip(share.micro[0].ids, share.micro[0].state, strict=True))
@@ -103,8 +103,8 @@ def test_two_processes_share_the_prompts(parts):
 
 
 def test_more_prompts_per_step_than_prompts_are_repeated_with_noise_of_their_own(parts):
-    parts.source.prompts = parts.source.prompts[:2]
-    batch = parts.source(0)
+    parts.sources.train.prompts = parts.sources.train.prompts[:2]
+    batch = parts.sources.train(0)
     prompts = [name.split("/", 1)[1] for name in batch.micro[0].ids]
     assert len(set(prompts)) == 2 and len(set(batch.micro[0].ids)) == 3
     states = batch.micro[0].state[:, 0]

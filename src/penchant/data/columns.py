@@ -1,0 +1,317 @@
+"""Tables in any columns: which of them hold the prompt, the images and what was preferred.
+
+Axes: K candidates.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from penchant.data.dataset import Header
+from penchant.data.paths import Place, image_at
+from penchant.data.rows import Candidate, Example
+from penchant.errors import ConfigError, DataError
+
+RULES = ("scores", "ranks", "votes", "winner", "label")
+"""Columns that say what was preferred; a table has one of them, or its images stand best first."""
+
+
+class Table(Protocol):
+    """Rows of named values in a file."""
+
+    @property
+    def path(self) -> Place:
+        """The file."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its columns."""
+        ...
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Rows of each piece that is read at once."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Place]:
+        """The files that the table lies in."""
+        ...
+
+    def has_list(self, name: str) -> bool:
+        """True if a column holds lists."""
+        ...
+
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows, at least these columns."""
+        ...
+
+    def row(self, position: int) -> dict[str, Any]:
+        """One row, all columns."""
+        ...
+
+    def where(self, position: int) -> str:
+        """Place of a row, for messages."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Names of the columns that are read; all others go to the provenance.
+
+    Attributes:
+        images: One column that holds a list of images (or a single one), or one column per candidate.
+            An image is its encoded bytes, `{bytes, path}` as Hugging Face datasets store it, or a path.
+        prompt: The prompt; None for data without prompts.
+        scores: Score of each candidate, higher is better: one column with a list, or one per candidate.
+        ranks: As scores, but lower is better.
+        votes: As scores: how many people preferred each.
+        winner: Number of the preferred candidate, counted from 0; empty where nobody has judged.
+        label: Whether the only image is desirable: true or false, or 1 or -1.
+        group: Rows with an equal value here are one example, with one image each.
+        split: Part of the data that a row belongs to.
+
+    Raises:
+        ConfigError: No image, or two columns that say what was preferred.
+    """
+
+    images: tuple[str, ...]
+    prompt: str | None = None
+    scores: tuple[str, ...] = ()
+    ranks: tuple[str, ...] = ()
+    votes: tuple[str, ...] = ()
+    winner: str | None = None
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ConfigError("columns.images: name at least one column, got none.")
+        if len(given := [name for name in RULES if getattr(self, name)]) > 1:
+            raise ConfigError(
+                f"columns: at most one of {', '.join(RULES)} says what was preferred, got {', '.join(given)}."
+            )
+        for name in ("scores", "ranks", "votes"):
+            if len(self.images) > 1 and getattr(self, name) and len(getattr(self, name)) != len(self.images):
+                raise ConfigError(
+                    f"columns.{name}: needs one column per image column, got {len(getattr(self, name))} for "
+                    f"{len(self.images)}."
+                )
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The columns that say what was preferred."""
+        single = tuple(name for name in (self.winner, self.label) if name is not None)
+        return self.scores or self.ranks or self.votes or single
+
+    @property
+    def light(self) -> tuple[str, ...]:
+        """Every column that is read, but for the images."""
+        return (*(name for name in (self.prompt, self.split, self.group) if name is not None), *self.judged)
+
+
+@final
+class ColumnRows:
+    """The rows of a table, read through a map of its columns.
+
+    Attributes:
+        files: The files of the table, and after `headers()` the images that it names.
+
+    Raises:
+        DataError: A column of the map is not in the table; names it and those that are there.
+    """
+
+    def __init__(self, table: Table, columns: Columns) -> None:
+        """Check that the columns are there.
+
+        Args:
+            table: Where the rows are; of a table with one image per row, the rows that belong together are
+                joined by the caller.
+            columns: What to read.
+        """
+        self.table, self.columns = table, columns
+        self.blocks, self.files = table.blocks, table.files
+        absent = [name for name in (*columns.light, *columns.images) if name not in table.names]
+        if absent:
+            raise DataError(
+                f"{table.path}: no column {', '.join(map(repr, absent))} as `columns` names it. "
+                f"There are: {', '.join(table.names)}."
+            )
+        used = {*columns.light, *columns.images}
+        self._rest = [name for name in table.names if name not in used]
+
+    def splits(self) -> Iterator[str | None] | None:
+        """Split of every row, if the map names such a column."""
+        if (name := self.columns.split) is None:
+            return None
+        return (row.get(name) for row in self.table.light([name]))
+
+    def headers(self) -> list[Header]:
+        """Prompt, preference and split of every row; labels are checked here."""
+        columns = self.columns
+        names = columns.light
+        if not columns.judged and len(columns.images) == 1:
+            names = (*names, *columns.images)  # only the list of images says how many there are
+        headers = []
+        for position, row in enumerate(self.table.light(names)):
+            where = self.table.where(position)
+            _require(row, names, where)
+            headers.append(
+                Header(
+                    row=position + 1,
+                    prompt=_prompt(row, columns, where),
+                    preference=_preference(row, columns, _num_images(row, columns), where),
+                    split=None if columns.split is None else row[columns.split],
+                    labelled=columns.label is not None,
+                )
+            )
+        return headers
+
+    def example(self, position: int) -> Example:
+        """The row at a position, counted from 0."""
+        row, where, columns = self.table.row(position), self.table.where(position), self.columns
+        _require(row, (*columns.light, *columns.images), where)
+        images = _images(row, columns, where)
+        label = None if columns.label is None else _label(row[columns.label], columns.label, where)
+        votes = _numbers(row, columns.votes, where) or [None] * len(images)
+        return Example(
+            prompt=_prompt(row, columns, where),
+            candidates=tuple(
+                Candidate(
+                    image=_encoded(image, self.table.path, f"{where}: image {number}"),
+                    label=label,
+                    votes=None if voted is None else int(voted),
+                    where=f"{where}: image {number}",
+                )
+                for number, (image, voted) in enumerate(zip(images, votes, strict=True))
+            ),
+            preference=_preference(row, columns, len(images), where),
+            split=None if columns.split is None else row[columns.split],
+            provenance={name: value for name in self._rest if (value := _plain(row.get(name))) is not None},
+            where=where,
+        )
+
+
+def _require(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Lines and samples of a tar file may differ; a row without a named column is refused."""
+    if absent := [name for name in names if name not in row]:
+        raise DataError(f"{where}: no {', '.join(map(repr, absent))}, got {', '.join(row) or 'nothing'}.")
+
+
+def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    if columns.prompt is None:
+        return ""
+    prompt = row.get(columns.prompt)
+    if prompt is None:
+        return ""
+    if not isinstance(prompt, str):
+        raise DataError(f"{where}: column {columns.prompt!r}: the prompt must be text, got {prompt!r}.")
+    return prompt
+
+
+def _num_images(row: Mapping[str, Any], columns: Columns) -> int | None:
+    """Candidates of a row, as far as its light columns tell."""
+    first, *others = columns.images
+    if others:
+        return 1 + len(others)
+    images = row.get(first)
+    return len(images) if isinstance(images, list) else None
+
+
+def _images(row: Mapping[str, Any], columns: Columns, where: str) -> list[Any]:
+    """The cells of the images; a missing one is named."""
+    if len(columns.images) == 1 and isinstance(row.get(columns.images[0]), list):
+        return row[columns.images[0]]
+    missing = [name for name in columns.images if row.get(name) is None]
+    if missing:
+        raise DataError(f"{where}: no image in {', '.join(map(repr, missing))}.")
+    return [row[name] for name in columns.images]
+
+
+def _encoded(cell: Any, table: Place, where: str) -> bytes | Path:
+    """An image as it is stored: bytes, or the file that a path means."""
+    if isinstance(cell, Mapping):  # the image type of Hugging Face datasets
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, str):
+        return image_at(table, cell, where=where)
+    if not isinstance(cell, bytes):
+        raise DataError(f"{where}: must be encoded bytes or a path, got {type(cell).__name__}.")
+    return cell
+
+
+def _preference(
+    row: Mapping[str, Any], columns: Columns, num_images: int | None, where: str
+) -> tuple[float, ...] | None:
+    """One score per candidate; None where nobody has judged."""
+    if columns.label is not None:
+        return None
+    if not columns.judged:
+        if num_images is None or num_images < 2:
+            raise DataError(f"{where}: needs two images or more, best first, got one.")
+        return tuple(float(score) for score in reversed(range(num_images)))
+    if columns.winner is not None:
+        return _won(row[columns.winner], columns.winner, num_images, where)
+    scores = _numbers(row, columns.judged, where)
+    if scores is None:
+        return None
+    if num_images is not None and len(scores) != num_images:
+        raise DataError(
+            f"{where}: needs one number per candidate in {', '.join(map(repr, columns.judged))}, got "
+            f"{len(scores)} for {num_images}."
+        )
+    return tuple(-score for score in scores) if columns.ranks else tuple(scores)
+
+
+def _won(value: Any, name: str, num_images: int | None, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    count = 2 if num_images is None else num_images
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        raise DataError(
+            f"{where}: column {name!r}: must be the number of the preferred image, 0 to {count - 1}, got "
+            f"{value!r}."
+        )
+    return tuple(float(number == value) for number in range(count))
+
+
+def _numbers(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[float] | None:
+    """The numbers of one list column, or of one column each; None where the row has none."""
+    cells = [row.get(name) for name in names]
+    values: Any = cells[0] if len(cells) == 1 else cells
+    if values is None or not cells or any(cell is None for cell in cells):
+        return None
+    values = values if isinstance(values, list) else [values]
+    for value in values:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {value!r}.")
+    return [float(value) for value in values]
+
+
+def _label(value: Any, name: str, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return 1 if value else -1
+    if value in (1, -1):
+        return int(value)
+    raise DataError(f"{where}: column {name!r}: must be true, false, 1 or -1, got {value!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it, times as ISO text; None for binary values."""
+    try:
+        return json.loads(json.dumps(value, default=_as_text))
+    except TypeError:
+        return None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise TypeError("binary")
+    return str(value)

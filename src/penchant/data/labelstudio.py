@@ -1,0 +1,90 @@
+"""The JSON export of Label Studio for tasks with a `Pairwise` tag: two images, one vote per annotation.
+
+Read are `data` of a task, and of each annotation that was not cancelled the results of type `pairwise`,
+whose `value.selected` is `left` or `right`. The two images are the values of `data` that are paths of images,
+in their order. UNVERIFIED: written from the documentation of the tag; no export of a running Label Studio was
+at hand.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from penchant.data.columns import Columns
+from penchant.data.paths import IMAGE_SUFFIXES
+from penchant.errors import DataError
+
+COLUMNS = Columns(prompt="prompt", images=("images",), votes=("votes",))
+"""How the rows that `rows_of` gives are read."""
+
+_PROMPTS = ("prompt", "caption", "text")
+_SIDES = ("left", "right")
+
+
+def is_export(content: Any) -> bool:
+    """True if a JSON file holds tasks with annotations."""
+    return (
+        isinstance(content, list)
+        and len(content) > 0
+        and all(isinstance(task, dict) and {"data", "annotations"} <= task.keys() for task in content)
+    )
+
+
+def rows_of(tasks: list[dict[str, Any]], *, where: str) -> list[dict[str, Any]]:
+    """One flat row per task: prompt, two images, votes for each; votes are None where nobody has judged.
+
+    Args:
+        tasks: Content of the file.
+        where: Name of the file, for messages.
+
+    Raises:
+        DataError: A task does not hold exactly two images, or a vote is for neither side.
+    """
+    return [
+        _row(task, where=f"{where}: task {task.get('id', number)}")
+        for number, task in enumerate(tasks, start=1)
+    ]
+
+
+def _row(task: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    data: Mapping[str, Any] = task["data"]
+    images = {name: path for name, value in data.items() if (path := _path(value)) is not None}
+    if len(images) != 2:
+        raise DataError(f"{where}: needs two images in its data, got {', '.join(images) or 'none'}.")
+    prompt = next((name for name in _PROMPTS if isinstance(data.get(name), str)), None)
+    votes = [0, 0]
+    for annotation in task["annotations"]:
+        if annotation.get("was_cancelled"):
+            continue
+        for result in annotation.get("result", ()):
+            if result.get("type") == "pairwise":
+                votes[_side(result, where)] += 1
+    rest = {name: value for name, value in data.items() if name not in (*images, prompt)}
+    return rest | {
+        "prompt": "" if prompt is None else data[prompt],
+        "images": list(images.values()),
+        "votes": votes if any(votes) else None,
+        "task": task.get("id"),
+    }
+
+
+def _side(result: Mapping[str, Any], where: str) -> int:
+    selected = result.get("value", {}).get("selected")
+    if selected not in _SIDES:
+        raise DataError(f"{where}: must select left or right, got {selected!r}.")
+    return _SIDES.index(selected)
+
+
+def _path(value: Any) -> str | None:
+    """The path of an image as it lies beside the export; None for other values.
+
+    `/data/local-files/?d=a/b.png` means `a/b.png`, `/data/upload/1/b.png` means `upload/1/b.png`.
+    """
+    if not isinstance(value, str):
+        return None
+    parts = urlsplit(value)
+    path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0].removeprefix("/data/").lstrip("/")
+    if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return value if parts.scheme else path

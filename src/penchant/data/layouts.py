@@ -1,0 +1,117 @@
+"""Public data sets in columns of their own, recognised by these columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+from penchant.data.columns import Columns, Table
+from penchant.data.tables import Grouped
+from penchant.data.webdataset import IMAGES
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns of a published data set.
+
+    Attributes:
+        name: Name of the data set.
+        columns: What is read of them.
+        source: Where the columns are described.
+        lists: Columns that hold lists here, and single values in another layout.
+    """
+
+    name: str
+    columns: Columns
+    source: str
+    lists: tuple[str, ...] = ()
+
+    def fits(self, table: Table) -> bool:
+        """True if a table has these columns."""
+        wanted = (*self.columns.light, *self.columns.images)
+        return set(wanted) <= set(table.names) and all(table.has_list(name) for name in self.lists)
+
+
+_HPDV2 = "Wu et al. 2023, arXiv:2306.09341, and the card of ymhao/HPDv2"
+_IMAGE_REWARD = "Xu et al. 2023, arXiv:2304.05977, and the loader of THUDM/ImageRewardDB"
+
+PUBLISHED: Final = (
+    Layout(
+        "HPDv2, train",
+        Columns(prompt="prompt", images=("file_path",), scores=("human_preference",)),
+        _HPDV2,
+        lists=("file_path", "human_preference"),
+    ),
+    Layout(
+        "HPDv2, train, with the path of the image called as in its test split",
+        Columns(prompt="prompt", images=("image_path",), scores=("human_preference",)),
+        _HPDV2,
+        lists=("image_path", "human_preference"),
+    ),
+    Layout(
+        "HPDv2, test",
+        Columns(prompt="prompt", images=("image_path",), ranks=("rank",)),
+        _HPDV2,
+        lists=("image_path", "rank"),
+    ),
+    Layout(
+        "HPDv3",
+        Columns(prompt="prompt", images=("path1", "path2")),
+        "UNVERIFIED: other readers of MizzenAI/HPDv3 take path1 for the preferred image",
+    ),
+    Layout(
+        "ImageRewardDB, {n}k_pair",
+        Columns(prompt="prompt", images=("img_better", "img_worse")),
+        _IMAGE_REWARD,
+    ),
+    Layout(
+        "ImageRewardDB, {n}k_group",
+        Columns(prompt="prompt", images=("image",), ranks=("rank",)),
+        _IMAGE_REWARD,
+        lists=("image", "rank"),
+    ),
+    Layout(
+        "ImageRewardDB, {n}k",
+        Columns(prompt="prompt", images=("image",), ranks=("rank",), group="prompt_id"),
+        _IMAGE_REWARD,
+    ),
+    Layout(
+        "ImageRewardDB, metadata-{split}.parquet with zip files of images",
+        Columns(prompt="prompt", images=("image_path",), ranks=("rank",), group="prompt_id"),
+        _IMAGE_REWARD,
+    ),
+    Layout(
+        "open-image-preferences-v1-binarized",
+        Columns(prompt="prompt", images=("chosen", "rejected")),
+        "UNVERIFIED: other readers of data-is-better-together/open-image-preferences-v1-binarized",
+    ),
+)
+
+WEBDATASET: Final = (
+    Layout(
+        "WebDataset with scores",
+        Columns(prompt="prompt", images=(IMAGES,), scores=("scores",)),
+        "docs/data.md",
+    ),
+    Layout(
+        "WebDataset with ranks", Columns(prompt="prompt", images=(IMAGES,), ranks=("ranks",)), "docs/data.md"
+    ),
+    Layout(
+        "WebDataset with votes", Columns(prompt="prompt", images=(IMAGES,), votes=("votes",)), "docs/data.md"
+    ),
+    Layout("WebDataset, best first", Columns(prompt="prompt", images=(IMAGES,)), "docs/data.md"),
+    Layout("WebDataset, best first, prompt as text", Columns(prompt="txt", images=(IMAGES,)), "docs/data.md"),
+)
+
+
+def layout_of(table: Table, layouts: Sequence[Layout] = PUBLISHED) -> Layout | None:
+    """The first of some layouts that a table has; None if it has none of them."""
+    return next((layout for layout in layouts if layout.fits(table)), None)
+
+
+def grouped(table: Table, columns: Columns) -> Table:
+    """The table, its rows joined if `columns` says so."""
+    if columns.group is None:
+        return table
+    same = [name for name in (columns.prompt, columns.split) if name is not None]
+    return Grouped(table, columns.group, same)

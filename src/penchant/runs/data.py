@@ -1,0 +1,79 @@
+"""From a run file to its data: where it lies, what its columns mean, and how it becomes groups."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from penchant import families
+from penchant.data import hub, store
+from penchant.data.columns import Columns
+from penchant.data.dataset import Dataset
+from penchant.data.rows import GroupRules
+from penchant.data.stream import Stream, open_remote_stream, open_stream
+from penchant.errors import ConfigError
+from penchant.runs.schema import RunFile
+from penchant.shapes import Shape
+from penchant.shapes.grouping import PairRule, UnaryRule
+
+SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
+"""Data sets that come with the library, by name."""
+
+RULES_OF: Final = {
+    Shape.PAIR: ("pairs", "min_gap"),
+    Shape.UNARY: ("labels",),
+    Shape.RANKED: ("top_k",),
+}
+"""Options of `data` that say how candidates become groups, by the shape that reads them."""
+
+
+def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
+    """The stored data of a run, one split of it."""
+    columns = columns_of(run, where=where)
+    path = data_place(run, where=where)
+    return store.read(path, split=split, columns=columns, where=f"{where}: data.path")
+
+
+def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
+    """The data of a run to be streamed, one split of it; a data set of the hub stays there."""
+    columns, place = columns_of(run, where=where), f"{where}: data.path"
+    if is_remote(run):
+        data = hub.remote(run.data.path, config=run.data.config, where=place)
+        return open_remote_stream(data, split=split, columns=columns, where=place)
+    return open_stream(data_place(run, where=where), split=split, columns=columns, where=place)
+
+
+def is_remote(run: RunFile) -> bool:
+    """True if the data is a data set of the hub, and no file or folder here."""
+    path = run.data.path
+    return path not in SHIPPED_DATA and not Path(path).exists() and hub.is_name(path)
+
+
+def data_place(run: RunFile, *, where: str) -> Path:
+    """File or folder of the data, downloaded if it is on the hub."""
+    if is_remote(run):
+        return hub.download(run.data.path, config=run.data.config, where=f"{where}: data.path")
+    path = SHIPPED_DATA.get(run.data.path, Path(run.data.path))
+    return path if run.data.config is None else path / run.data.config
+
+
+def columns_of(run: RunFile, *, where: str) -> Columns | None:
+    """What the columns of the data mean; None where that is to be found out."""
+    if run.data.columns is None:
+        return None
+    named: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.data.columns.model_dump(exclude_none=True).items()
+    }
+    try:
+        return Columns(**named)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: data.{error}") from None
+
+
+def rules_of(run: RunFile) -> GroupRules:
+    """How candidates become groups."""
+    data = run.data
+    return GroupRules(
+        pairs=PairRule(data.pairs), min_gap=data.min_gap, labels=UnaryRule(data.labels), top_k=data.top_k
+    )
+
+

@@ -1,0 +1,136 @@
+"""A column map over parquet and JSONL: every field changes what is read."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penchant.data import store
+from penchant.data.columns import Columns
+from penchant.errors import ConfigError, DataError
+
+PAIR = {
+    "text": ["p", "q"],
+    "left": [b"1", b"2"],
+    "right": [b"3", b"4"],
+    "note": ["x", None],
+    "raw": [b"", b""],
+}
+
+
+def read(tmp_path, columns, **more):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table(PAIR | more), path)
+    return store.read(path, columns=Columns(prompt="text", images=("left", "right"), **columns))
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "wanted"),
+    [
+        ({}, {}, [(1.0, 0.0), (1.0, 0.0)]),
+        ({"scores": ("a", "b")}, {"a": [1, 5], "b": [2.5, None]}, [(1.0, 2.5), None]),
+        ({"ranks": ("a", "b")}, {"a": [1, 2], "b": [2, 2]}, [(-1.0, -2.0), (-2.0, -2.0)]),
+        ({"votes": ("a", "b")}, {"a": [0, 2], "b": [3, 2]}, [(0.0, 3.0), (2.0, 2.0)]),
+        ({"winner": "a"}, {"a": [1, None]}, [(0.0, 1.0), None]),
+    ],
+)
+def test_what_says_which_is_preferred(tmp_path, columns, more, wanted):
+    data = read(tmp_path, columns, **more)
+    assert [example.preference for example in data] == wanted
+    assert [header.preference for header in data.headers] == wanted
+    assert [candidate.image for candidate in data[1].candidates] == [b"2", b"4"]
+    assert data[0].provenance == {"note": "x"} and data[1].provenance == {}
+
+
+def test_lists_in_one_column_and_the_split_of_a_row(tmp_path):
+    path = tmp_path / "table.parquet"
+    table = {"i": [[b"1", b"2", b"3"]], "s": [[0.5, 1.0, 0.0]], "part": ["test"]}
+    pq.write_table(pa.table(table), path)
+    example = store.read(path, split="test", columns=Columns(images=("i",), scores=("s",), split="part"))[0]
+    assert (example.prompt, example.preference, example.split) == ("", (0.5, 1.0, 0.0), "test")
+    best_first = store.read(path, columns=Columns(images=("i",)))
+    assert best_first[0].preference == best_first.headers[0].preference == (2.0, 1.0, 0.0)
+
+
+def test_single_images_with_labels(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"i": [b"1", b"2", b"3"], "ok": [True, False, None]}), path)
+    data = store.read(path, columns=Columns(images=("i",), label="ok"))
+    assert [example.candidates[0].label for example in data] == [1, -1, None]
+    assert all(header.labelled for header in data.headers)
+    pq.write_table(pa.table({"i": [b"1", b"2"], "ok": [1, -1]}), path)
+    assert store.read(path, columns=Columns(images=("i",), label="ok"))[1].candidates[0].label == -1
+
+
+def test_rows_of_a_group_become_one_example(tmp_path):
+    path = tmp_path / "table.jsonl"
+    rows = [("x", "a.png", 1), ("y", "b.png", 2), ("x", "c.png", 3)]
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    path.write_text("\n".join(json.dumps({"key": k, "file": f, "s": s, "t": "p"}) for k, f, s in rows))
+    columns = Columns(prompt="t", images=("file",), scores=("s",), group="key")
+    data = store.read(path, columns=columns)
+    assert [example.preference for example in data] == [(1.0, 3.0), (2.0,)]
+    assert [candidate.content() for candidate in data[0].candidates] == [b"a", b"c"]
+    with pytest.raises(
+        DataError, match="no column 'nothing' as `columns` names it. There are: key, file, s, t."
+    ):
+        store.read(path, columns=Columns(images=("file",), group="nothing"))
+
+
+def test_absent_columns_are_named_with_those_that_are_there(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, {"scores": ("good", "bad")})
+    assert str(caught.value) == (
+        f"{tmp_path / 'table.parquet'}: no column 'good', 'bad' as `columns` names it. There are: text, "
+        "left, right, note, raw."
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "message"),
+    [
+        (
+            {"winner": "a"},
+            {"a": [2, 0]},
+            "column 'a': must be the number of the preferred image, 0 to 1, got 2.",
+        ),
+        ({"winner": "a"}, {"a": [True, True]}, "column 'a': must be the number"),
+        ({"scores": ("a", "b")}, {"a": [float("nan")] * 2, "b": [1, 1]}, "column 'a', 'b': must be numbers"),
+        (
+            {"scores": ("a", "b")},
+            {"a": ["x", "y"], "b": ["x", "y"]},
+            "column 'a', 'b': must be numbers, got 'x'.",
+        ),
+        ({"label": "a"}, {"a": [3, 0]}, "column 'a': must be true, false, 1 or -1, got 3."),
+        ({}, {"text": [1, 2]}, "column 'text': the prompt must be text, got 1."),
+        ({}, {"left": [None, b"1"]}, "no image in 'left'."),
+        ({}, {"left": [1.5, 2.0]}, "image 0: must be encoded bytes or a path, got float."),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_row(tmp_path, columns, more, message):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, columns, **more)[0]
+    assert str(caught.value).startswith(f"{tmp_path / 'table.parquet'}: row 1: {message}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"images": ()}, "columns.images: name at least one column, got none."),
+        (
+            {"images": ("a", "b"), "scores": ("a", "b"), "winner": "c"},
+            "columns: at most one of scores, ranks, votes, winner, label says what was preferred, got "
+            "scores, winner.",
+        ),
+        (
+            {"images": ("a", "b"), "ranks": ("r",)},
+            "columns.ranks: needs one column per image column, got 1 for 2.",
+        ),
+    ],
+)
+def test_maps_that_contradict_themselves(columns, message):
+    with pytest.raises(ConfigError) as caught:
+        Columns(**columns)
+    assert str(caught.value) == message

@@ -1,0 +1,92 @@
+"""Whole runs over streamed data: resumed in mid-stream to the bit, and stopped by what is broken."""
+
+import logging
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests import small
+
+from penchant.errors import ConfigError, TrainingStopped
+from penchant.runs import assemble as module
+from penchant.runs.explain import explain
+from penchant.runs.load import check
+from penchant.training.stream import StreamSource
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Three files of 8 training pairs each, of which one has an image of 0 bytes, and a file of 8 others."""
+    folder = tmp_path_factory.mktemp("shards")
+    names = [f"train-{number:05}-of-00003" for number in range(3)]
+    for number, name in enumerate([*names, "validation-00000-of-00001"]):
+        rows = [
+            {
+                "caption": f"thing {number}",
+                "jpg_0": b"" if number == 11 else small.picture(2 * number, 200),
+                "jpg_1": small.picture(2 * number + 1, 60),
+                "label_0": float(number % 2),
+            }
+            for number in range(8 * number, 8 * number + 8)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet", row_group_size=3)
+    return folder
+
+
+@pytest.fixture
+def streamed(options, shards):
+    def build(**changes):
+        stream = {"data.path": str(shards), "data.streaming": True, "data.shuffle_buffer": 8}
+        return options(**stream | {"training.heldout_examples": 4} | changes)
+
+    return build
+
+
+def test_a_killed_run_goes_on_with_the_same_next_example(streamed, monkeypatch, tmp_path, caplog):
+    raw = streamed(**{"training.steps": 8, "training.checkpoint_every": 3, "data.max_broken": 0.5})
+    with caplog.at_level(logging.WARNING):
+        whole, _ = small.train(raw)
+    assert any("others took their places" in message for message in caplog.messages)
+    assert sum(row.get("data/broken", 0) for row in small.metrics(whole.path)) in (1, 2), "once an epoch"
+    real = StreamSource.__call__
+
+    def killed_at_7(source, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return real(source, step)
+
+    monkeypatch.setattr(StreamSource, "__call__", killed_at_7)
+    with pytest.raises(KeyboardInterrupt):
+        small.train(raw, output=tmp_path / "killed")
+    monkeypatch.undo()
+    folder, shown = small.train(raw, resume=True, output=tmp_path / "killed")
+    assert "going on from step 6 of 8" in shown
+    assert small.metrics(folder.path) == small.metrics(whole.path)
+    small.assert_same_adapter(folder.path, whole.path)
+
+
+def test_too_many_broken_rows_stop_the_run(streamed):
+    with pytest.raises(TrainingStopped) as caught:
+        small.train(streamed(**{"training.steps": 6, "data.max_broken": 0.0}))
+    assert str(caught.value).startswith("data.max_broken: 1 of ")
+    assert "train-00001-of-00003.parquet: row 4: column 'jpg_0': no image, got 0 bytes." in str(caught.value)
+
+
+def test_held_out_groups_are_bounded_and_rows_are_counted(streamed):
+    parts = small.assembled(streamed())
+    assert parts.sources.num_groups == len(parts.data) == 24
+    assert len(parts.sources.heldout.examples.ids) == 4
+    assert explain(check(streamed(), where="run.yaml"), where="run.yaml").groups == 24
+
+
+def test_a_method_that_samples_does_not_stream(streamed):
+    run = check(
+        streamed(
+            method="d3po", online={"reward": "compressibility"}, objective={}, **{"training": {"steps": 2}}
+        ),
+        where="run.yaml",
+    )
+    with pytest.raises(
+        ConfigError, match="run.yaml: data.streaming: a method that samples the model does not"
+    ):
+        module.method_of(run, where="run.yaml")
