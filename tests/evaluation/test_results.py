@@ -25,7 +25,7 @@ MANIFEST = EvaluationManifest(
     num_steps=20,
     guidance_scale=4.0,
     precision="float32",
-    scorer_hash=None,
+    scorer_version="1",
     tie_margin=0.0,
 )
 
@@ -33,6 +33,7 @@ MANIFEST = EvaluationManifest(
 class Brightness:
     name = "brightness"
     unit = "points"
+    version = "1"
 
     def __call__(self, images, prompts):
         return 100 * images.mean(dim=(1, 2, 3))
@@ -130,7 +131,7 @@ def spoiled(results: Results, change) -> str:
         (lambda r: r["drift"]["panel"][2].pop("unit"), "drift: panel[2]: missing key 'unit'"),
         (lambda r: r["drift"].update(flags={}), "drift: flags: needs list, got dict"),
         (lambda r: r.update(other_scores=[]), "other_scores: needs dict, got list"),
-        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 1"),
+        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 2"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_key(results, change, sentence):

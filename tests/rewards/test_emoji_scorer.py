@@ -45,7 +45,7 @@ def test_the_right_caption_comes_first(scorer, pictures):
     assert right >= 0.9
     torch.testing.assert_close(match.diagonal(), scorer.caption_match(images[0], captions))
     torch.testing.assert_close(
-        caption_match.REWARD(images[0], captions), 100 * match.diagonal(), rtol=1e-4, atol=1e-3
+        caption_match.CaptionMatch()(images[0], captions), 100 * match.diagonal(), rtol=1e-4, atol=1e-3
     )
 
 

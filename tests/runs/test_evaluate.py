@@ -118,9 +118,9 @@ def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options):
 
 
 def test_names_and_prompts_are_checked_before_training(options, tmp_path):
-    for wrong in ({"scores": ["style", "beauty"]}, {"metric": "beauty"}):
-        place = f"run.yaml: evaluation.{next(iter(wrong))}: unknown reward 'beauty'"
-        with pytest.raises(ConfigError, match=f"^{place}"):
+    wrongs = {"scores.1": {"scores": ["style", "beauty"]}, "metric": {"metric": "beauty"}}
+    for place, wrong in wrongs.items():
+        with pytest.raises(ConfigError, match=f"^run.yaml: evaluation.{place}: unknown reward 'beauty'"):
             check(options(evaluation=wrong), where="run.yaml")
     lost = check(options(evaluation={"prompts": str(tmp_path / "lost.txt")}), where="run.yaml")
     with pytest.raises(DataError, match="lost.txt: cannot be read"):

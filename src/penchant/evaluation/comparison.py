@@ -39,6 +39,7 @@ def compare_score(
     base, tuned = (_scores(reward, images, pairs.prompts) for images in (pairs.base, pairs.tuned))
     return ScoreComparison(
         unit=reward.unit,
+        version=reward.version,
         role=role,
         base=mean_estimate(base, pairs.prompts),
         tuned=mean_estimate(tuned, pairs.prompts),

@@ -6,8 +6,9 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Final
 
+from penchant import hub
 from penchant.errors import ModelError
-from penchant.families import _folder, _hub
+from penchant.families import _folder
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
@@ -38,8 +39,8 @@ def resolve(model: str, *, where: str = "model") -> Path:
         ModelError: If it is missing, cannot be downloaded, is incomplete, or has weights in pickle form.
     """
     folder = SHIPPED.get(model, Path(model))
-    if not folder.exists() and _hub.is_name(model):
-        folder = _hub.download(model, where)
+    if not folder.exists() and hub.is_name(model):
+        folder = hub.download(model, where, wanted=_folder.WANTED, unwanted=_folder.UNWANTED)
     if not folder.is_dir():
         raise ModelError(
             f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, the name of a "

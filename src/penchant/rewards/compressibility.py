@@ -6,7 +6,7 @@ Axes: N images, 3 channels, H W pixels.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -42,9 +42,19 @@ class Compressibility:
         Black et al. 2023 (DDPO), arXiv:2305.13301, section 5.1; quality and unit from its code.
     """
 
-    name: str = "compressibility"
-    unit: str = "kB"
+    name: ClassVar[str] = "compressibility"
+    unit: ClassVar[str] = "kB"
+    judges: ClassVar[bool] = False
     quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality must be in [1, 95], got {self.quality}")
+
+    @property
+    def version(self) -> str:
+        """Quality of the encoder."""
+        return f"quality {self.quality}"
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, at most 0; the prompts are not read."""
@@ -52,4 +62,4 @@ class Compressibility:
         return torch.tensor([-size / 1000 for size in sizes], dtype=torch.float32)
 
 
-REWARD = Compressibility()
+REWARD = Compressibility

@@ -24,6 +24,7 @@ from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.runs.override import override
+from penchant.runs.rewards import reward_of
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
@@ -345,7 +346,7 @@ def _rollout(
         conditions=sampling_conditions(["", *prompts], family),
         sample_shape=family.sample_shape,
         decode=family.decode,
-        reward=rewards.catalog.get(run.online.reward, where=f"{where}: online.reward"),
+        reward=reward_of(run.online.reward, where=where, place=["online", "reward"]),
         prompts_per_step=run.online.prompts_per_step,
         seed=run.seed,
         device=accelerator.device,

@@ -26,15 +26,16 @@ from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, w
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
 from penchant.rewards._shipped import perceptual_features
+from penchant.rewards.caption_match import CaptionMatch
 from penchant.rewards.style import Style
 from penchant.runs.assemble import SHIPPED_DATA, data_of
 from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
-from penchant.runs.manifest import model_hash, peak_memory
+from penchant.runs.manifest import peak_memory
+from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import HELD_OUT, RunFile
 from penchant.runs.terminal import phase
 
-CAPTION_MATCH = "caption-match"
 STYLE = "style"
 
 
@@ -168,10 +169,10 @@ def _compared(
     run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, where: str
 ) -> Results:
     e = run.evaluation
-    known = {name: rewards.catalog.get(name, where=f"{where}: evaluation.scores") for name in e.scores}
+    known = rewards_of(e.scores, where=where, place=["evaluation", "scores"])
     metric = metric_of(run, where=where)
-    captions: Reward | None = known.get(CAPTION_MATCH)
-    others = [reward for name, reward in known.items() if name not in (metric.name, CAPTION_MATCH)]
+    captions = next((reward for reward in known if isinstance(reward, CaptionMatch)), None)
+    others = [reward for reward in known if reward.name != metric.name and reward is not captions]
     labels = (metric.labels(judged.base), metric.labels(judged.tuned)) if isinstance(metric, Style) else None
     manifest = EvaluationManifest(
         metric=metric.name,
@@ -184,14 +185,15 @@ def _compared(
         num_steps=e.num_steps,
         guidance_scale=e.guidance,
         precision=e.precision,
-        scorer_hash=model_hash(families.SHIPPED["emoji"].with_name("emoji-scorer"))[:16],
+        scorer_version=metric.version,
         tie_margin=0.0,
     )
     return compare(
         judged,
         manifest=manifest,
         metric=metric,
-        descriptions=others,
+        quality=[reward for reward in others if reward.judges],
+        descriptions=[reward for reward in others if not reward.judges],
         preferred_labels=labels,
         caption_match=captions,
         features=perceptual_features,
@@ -229,18 +231,21 @@ def metric_of(run: RunFile, *, where: str) -> Reward:
     Raises:
         ConfigError: Nothing says what people prefer in this data, or the run was trained on the score.
     """
-    name = run.evaluation.metric
-    if name is None and run.data.path not in SHIPPED_DATA:
+    written = run.evaluation.metric
+    if written is None and run.data.path not in SHIPPED_DATA:
         raise ConfigError(
             f"{where}: evaluation.metric: name the reward that judges {run.data.path!r}; only the shipped "
             f"data has a judge of its own. Rewards: {', '.join(rewards.catalog.names())}."
         )
-    name = name or STYLE
-    if run.online is not None and run.online.reward == name:
+    if written in (None, STYLE):
+        metric: Reward = Style(style=run.evaluation.preferred_style)
+    else:
+        metric = reward_of(written, where=where, place=["evaluation", "metric"])
+    if run.online is None:
+        return metric
+    if reward_of(run.online.reward, where=where, place=["online", "reward"]).name == metric.name:
         raise ConfigError(
-            f"{where}: evaluation.metric: the run was trained on {name!r}, which cannot judge it. "
+            f"{where}: evaluation.metric: the run was trained on {metric.name!r}, which cannot judge it. "
             "Take another."
         )
-    if name == STYLE:
-        return Style(style=run.evaluation.preferred_style)
-    return rewards.catalog.get(name, where=f"{where}: evaluation.metric")
+    return metric

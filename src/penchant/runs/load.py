@@ -10,8 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from penchant import methods, rewards
+from penchant import methods
 from penchant.errors import ConfigError, unknown
+from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import RunFile
 from penchant.runs.sentences import at, problem, refused, shown
 
@@ -141,12 +142,11 @@ def _refuse_interpolation(value: Any, where: str, place: list[str]) -> None:
 
 def _refuse_unknown_names(run: RunFile, where: str) -> None:
     _in_list("method", run.method, methods.catalog.names(), f"{where}: method")
-    for score in run.evaluation.scores:
-        _in_list("reward", score, rewards.catalog.names(), f"{where}: evaluation.scores")
+    rewards_of(run.evaluation.scores, where=where, place=["evaluation", "scores"])
     if run.evaluation.metric is not None:
-        _in_list("reward", run.evaluation.metric, rewards.catalog.names(), f"{where}: evaluation.metric")
+        reward_of(run.evaluation.metric, where=where, place=["evaluation", "metric"])
     if run.online is not None:
-        _in_list("reward", run.online.reward, rewards.catalog.names(), f"{where}: online.reward")
+        reward_of(run.online.reward, where=where, place=["online", "reward"])
 
 
 def _in_list(kind: str, name: str, known: list[str], where: str) -> None:

@@ -6,7 +6,9 @@ which the command runs.
 
 from typing import Annotated, Any, Final, Literal, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from penchant.runs.sentences import shown
 
 HELD_OUT: Final = "held-out"
 """Value of evaluation.prompts: take the prompts of a split of the data."""
@@ -15,6 +17,16 @@ AUTO: Final = "auto"
 """Value of objective.beta: find it by a probe."""
 
 Options = dict[str, Any]
+
+
+def _named(value: object) -> object:
+    if isinstance(value, str | dict):
+        return value
+    raise ValueError(f"must be a name or a mapping with `kind`, got {shown(value)}")
+
+
+Named = Annotated[str | Options, BeforeValidator(_named)]
+"""A reward: its name, or a mapping with its `kind` and options."""
 
 
 class _Section(BaseModel):
@@ -165,7 +177,9 @@ class Online(_Section):
     """Source of candidates for methods that sample the model while they train."""
 
     prompts_per_step: int = Field(default=4, ge=1, description="Prompts that are sampled per optimizer step.")
-    reward: str = Field(description="Reward that ranks the samples; a name of `penchant.rewards`.")
+    reward: Named = Field(
+        description="Reward that ranks the samples: a name, or a mapping with `kind` and options."
+    )
 
 
 @final
@@ -246,15 +260,14 @@ class Evaluation(_Section):
         description="Type of the weights while sampling, as diffusers' `dtype`; float16 is for accelerators.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
-    metric: str | None = Field(
+    metric: Named | None = Field(
         default=None,
-        min_length=1,
-        description="Reward behind the headline win-rate; null is `style` for the shipped pairs. It may not "
-        "be the one that training aims at.",
+        description="Reward behind the headline win-rate, a name or a mapping with `kind` and options; null "
+        "is `style` for the shipped pairs. It may not be the one that training aims at.",
     )
-    scores: list[str] = Field(
+    scores: list[Named] = Field(
         default=["style", "caption-match"],
-        description="Rewards to report; names of `penchant.rewards`.",
+        description="Rewards to report, each a name or a mapping with `kind` and options.",
     )
     preferred_style: str = Field(
         default="fluent", min_length=1, description="Style whose share of the images is counted."
