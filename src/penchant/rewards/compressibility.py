@@ -13,6 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from penchant.rewards._pixels import eight_bit
+
 
 def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
     """Size of every image as a JPEG file, in bytes.
@@ -21,9 +23,8 @@ def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
         images: Values in [0, 1]; rounded to 8 bits before they are encoded.
         quality: Quality of the JPEG encoder, 1 to 95.
     """
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     sizes = []
-    for picture in pixels.permute(0, 2, 3, 1).cpu().numpy():
+    for picture in eight_bit(images):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
         sizes.append(buffer.tell())
