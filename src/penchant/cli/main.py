@@ -41,7 +41,7 @@ app.command("methods")(methods.methods)
     add_help_option=False,
 )
 def _data(context: typer.Context) -> None:
-    """Check, build, split and convert preference data."""
+    """Check, build, relabel, split and convert preference data."""
     from penchant.cli.data import app as data
 
     data(context.args, prog_name="penchant data")

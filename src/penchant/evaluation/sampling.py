@@ -87,6 +87,11 @@ def draw(
     return torch.cat(images)
 
 
+def reads_eta(pipeline: Any) -> bool:
+    """True if the pipeline's scheduler reads `Sampler.eta`."""
+    return "eta" in inspect.signature(pipeline.scheduler.step).parameters
+
+
 def write_pairs(
     folder: Path,
     requests: Sequence[Request],

@@ -1,6 +1,5 @@
 """Base against tuned model: sampled on the same prompts and seeds, scored, compared."""
 
-import inspect
 import json
 import shutil
 import time
@@ -22,7 +21,7 @@ from penchant.errors import ConfigError, RunFolderError
 from penchant.evaluation.comparison import compare
 from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
-from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
+from penchant.evaluation.sampling import Request, Sampler, draw, reads_eta, requests_for, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
 from penchant.rewards._shipped import perceptual_features
@@ -145,7 +144,7 @@ def sampled(
         size=run.data.size,  # the size that it was trained at
     )
     base, tuned = pipelines(folder, run)
-    if e.eta and "eta" not in inspect.signature(base.scheduler.step).parameters:
+    if e.eta and not reads_eta(base):
         raise ConfigError(
             f"{folder.run_file}: evaluation.eta: {type(base.scheduler).__name__} does not read it. "
             "Set it to 0."

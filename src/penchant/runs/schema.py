@@ -29,12 +29,14 @@ Named = Annotated[str | Options, BeforeValidator(_named)]
 """A reward: its name, or a mapping with its `kind` and options."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of a file: unknown options and wrong types are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 @final
-class Data(_Section):
+class Data(Section):
     """What people preferred."""
 
     path: str = Field(
@@ -61,7 +63,7 @@ class Data(_Section):
 
 
 @final
-class Lora(_Section):
+class Lora(Section):
     """The adapter of `mode: lora`."""
 
     rank: int = Field(default=16, ge=1, description="Rank of the update of each layer.")
@@ -88,7 +90,7 @@ class Lora(_Section):
 
 
 @final
-class Training(_Section):
+class Training(Section):
     """How the model learns."""
 
     mode: Literal["lora", "full"] = Field(
@@ -173,7 +175,7 @@ class Training(_Section):
 
 
 @final
-class Online(_Section):
+class Online(Section):
     """Source of candidates for methods that sample the model while they train."""
 
     prompts_per_step: int = Field(default=4, ge=1, description="Prompts that are sampled per optimizer step.")
@@ -183,7 +185,7 @@ class Online(_Section):
 
 
 @final
-class Health(_Section):
+class Health(Section):
     """When training warns, and when it stops itself."""
 
     winner_error_limit: float | None = Field(
@@ -211,7 +213,7 @@ class Health(_Section):
 
 
 @final
-class AutoBeta(_Section):
+class AutoBeta(Section):
     """How `objective: {beta: auto}` finds its value."""
 
     gradient_factor: float = Field(
@@ -226,7 +228,7 @@ class AutoBeta(_Section):
 
 
 @final
-class Evaluation(_Section):
+class Evaluation(Section):
     """Base and trained model on the same prompts and seeds."""
 
     prompts: str = Field(
@@ -283,7 +285,7 @@ class Evaluation(_Section):
 
 
 @final
-class RunFile(_Section):
+class RunFile(Section):
     """One training run."""
 
     model: str = Field(
