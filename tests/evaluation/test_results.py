@@ -78,6 +78,27 @@ def test_the_comparison_finds_what_was_built_in(results):
     assert "over-optimisation: saturation" in names
 
 
+def test_scores_that_were_trained_on_are_said_to_be():
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = compare(
+        PairedImages(base=images, tuned=images.flip(0), prompts=[f"prompt {i}" for i in range(6)]),
+        manifest=MANIFEST,
+        metric=Colourfulness(),
+        quality=(Brightness(),),
+        descriptions=(Compressibility(),),
+        trained={"colourfulness", "brightness"},
+    )
+    assert {name: score.role for name, score in found.other_scores.items()} == {
+        "brightness": "trained",
+        "compressibility": "description",
+    }
+    flag = found.drift.flags[0]
+    assert flag.name == "headline score was trained on"
+    assert flag.sentence.startswith(
+        "The headline score, colourfulness, is what training aimed at or what made"
+    )
+
+
 def test_without_judges_the_parts_are_empty():
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     plain = compare(

@@ -193,7 +193,9 @@ def _judged(judge: Reward, example: Example, min_gap: float) -> dict[str, Any]:
 
 
 def _compare(earlier: Sequence[float] | None, scores: Sequence[float], tally: Tally) -> None:
-    for a, b in itertools.combinations(range(len(scores)), 2) if earlier is not None else ():
+    if earlier is None:
+        return
+    for a, b in itertools.combinations(range(len(scores)), 2):
         before, now = earlier[a] - earlier[b], scores[a] - scores[b]
         tally.num_decided += bool(before and now)
         tally.num_agreed += before * now > 0

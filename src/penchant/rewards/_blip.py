@@ -33,6 +33,7 @@ class BlipEncoder(nn.Module):
 
     def __init__(self, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
         super().__init__()
+        self._side: int = vision["image_size"]
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         self.text = BlipTextModel(BlipTextConfig(**text, is_decoder=True), add_pooling_layer=False)
 
@@ -48,7 +49,7 @@ class BlipEncoder(nn.Module):
     @property
     def side(self) -> int:
         """Side of the images that it reads, in pixels."""
-        return self.vision.config.image_size
+        return self._side
 
     def forward(
         self,

@@ -72,7 +72,8 @@ class Child:
             process.wait()
             for pipe in (process.stdin, process.stdout, self._errors):
                 with contextlib.suppress(OSError):  # a question that was not read to its end
-                    pipe and pipe.close()
+                    if pipe is not None:
+                        pipe.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it

@@ -6,7 +6,7 @@ Axes: N images, 3 channels, H W pixels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -47,9 +47,9 @@ class Aesthetic:
 
     model: str
     clip: str = "openai/clip-vit-large-patch14"
-    name: ClassVar[str] = "LAION aesthetic"
-    unit: ClassVar[str] = "points"
-    judges: ClassVar[bool] = True
+    name = "LAION aesthetic"
+    unit = "points"
+    judges = True
 
     @property
     def version(self) -> str:

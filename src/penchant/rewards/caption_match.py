@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,9 +24,9 @@ class CaptionMatch:
         The form of CLIPScore, Hessel et al. 2021, arXiv:2104.08718, without its factor and its cut at 0.
     """
 
-    name: ClassVar[str] = "caption match"
-    unit: ClassVar[str] = "points"
-    judges: ClassVar[bool] = True
+    name = "caption match"
+    unit = "points"
+    judges = True
 
     @property
     def version(self) -> str:

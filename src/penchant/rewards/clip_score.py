@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,9 +32,9 @@ class ClipScore:
     """
 
     model: str = "openai/clip-vit-base-patch32"
-    name: ClassVar[str] = "CLIPScore"
-    unit: ClassVar[str] = "2.5 cos"
-    judges: ClassVar[bool] = True
+    name = "CLIPScore"
+    unit = "2.5 cos"
+    judges = True
 
     @property
     def version(self) -> str:

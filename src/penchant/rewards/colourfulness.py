@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,10 +38,10 @@ def hasler_suesstrunk(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
 class Colourfulness:
     """`hasler_suesstrunk` as a reward; it ignores the prompt and describes an image, it does not judge it."""
 
-    name: ClassVar[str] = "colourfulness"
-    unit: ClassVar[str] = "M"
-    version: ClassVar[str] = "1"
-    judges: ClassVar[bool] = False
+    name = "colourfulness"
+    unit = "M"
+    version = "1"
+    judges = False
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, at least 0; the prompts are not read."""

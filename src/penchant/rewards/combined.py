@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -59,8 +59,8 @@ class Combined:
 
     parts: tuple[Part, ...]
     name: str = "combined"
-    unit: ClassVar[str] = "standard deviations"
-    judges: ClassVar[bool] = True
+    unit = "standard deviations"
+    judges = True
 
     def __post_init__(self) -> None:
         if not self.parts:

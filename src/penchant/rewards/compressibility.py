@@ -6,7 +6,7 @@ Axes: N images, 3 channels, H W pixels.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -43,9 +43,9 @@ class Compressibility:
         Black et al. 2023 (DDPO), arXiv:2305.13301, section 5.1; quality and unit from its code.
     """
 
-    name: ClassVar[str] = "compressibility"
-    unit: ClassVar[str] = "kB"
-    judges: ClassVar[bool] = False
+    name = "compressibility"
+    unit = "kB"
+    judges = False
     quality: int = 95
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,8 +35,8 @@ class HPSv2:
     model: str
     edition: Literal["2.0", "2.1"]
     tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    unit: ClassVar[str] = "points"
-    judges: ClassVar[bool] = True
+    unit = "points"
+    judges = True
 
     @property
     def name(self) -> str:

@@ -79,7 +79,7 @@ class Http:
         return asked_in_batches(images, prompts, self._ask, batch_size=self.batch_size)
 
     def _ask(self, question: bytes, count: int) -> Float[Tensor, " n"]:
-        where = f"reward {self.name}: {self.url}"
+        where, reason = f"reward {self.name}: {self.url}", ""
         for attempt in range(self.retries + 1):
             try:
                 return scores_in(self._posted(question), count=count, where=where)

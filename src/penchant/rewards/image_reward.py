@@ -6,7 +6,7 @@ Axes: N images, 3 channels, H W pixels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Final, final
+from typing import Any, Final, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -57,9 +57,9 @@ class ImageReward:
 
     model: str
     tokenizer: str = "google-bert/bert-base-uncased"
-    name: ClassVar[str] = "ImageReward"
-    unit: ClassVar[str] = "standard deviations"
-    judges: ClassVar[bool] = True
+    name = "ImageReward"
+    unit = "standard deviations"
+    judges = True
 
     @property
     def version(self) -> str:

@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,9 +32,9 @@ class PickScore:
 
     model: str = "yuvalkirstain/PickScore_v1"
     tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    name: ClassVar[str] = "PickScore"
-    unit: ClassVar[str] = "points"
-    judges: ClassVar[bool] = True
+    name = "PickScore"
+    unit = "points"
+    judges = True
 
     @property
     def version(self) -> str:

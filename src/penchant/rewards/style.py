@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,9 +23,9 @@ class Style:
     """
 
     style: str = "fluent"
-    name: ClassVar[str] = "style"
-    unit: ClassVar[str] = "probability"
-    judges: ClassVar[bool] = False
+    name = "style"
+    unit = "probability"
+    judges = False
 
     @property
     def version(self) -> str:

@@ -69,7 +69,7 @@ class Subprocess:
         return asked_in_batches(images, prompts, self._ask, batch_size=self.batch_size)
 
     def _ask(self, question: bytes, count: int) -> Float[Tensor, " n"]:
-        where = f"reward {self.name}: {os.path.basename(self.command[0])}"
+        where, reason = f"reward {self.name}: {os.path.basename(self.command[0])}", ""
         child = child_of(tuple(self.command))
         for _ in range(self.retries + 1):
             try:

@@ -24,8 +24,10 @@ from penchant.evaluation.results import EvaluationManifest, Results, write_resul
 from penchant.evaluation.sampling import Request, Sampler, draw, reads_eta, requests_for, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
+from penchant.rewards._cache import ScoreCache, cached
 from penchant.rewards._shipped import perceptual_features
 from penchant.rewards.caption_match import CaptionMatch
+from penchant.rewards.combined import Combined
 from penchant.rewards.style import Style
 from penchant.runs.assemble import SHIPPED_DATA, data_of
 from penchant.runs.folder import RunFolder
@@ -59,7 +61,10 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
         PairedImages(base=base[part], tuned=tuned[part], prompts=[request.prompt for request in asked])
         for part, asked in ((slice(len(requests)), requests), (slice(len(requests), None), further))
     )
-    results = _compared(run, suite, judged, more, where)
+    cache = ScoreCache(
+        folder.scores if run.evaluation.score_cache is None else Path(run.evaluation.score_cache)
+    )
+    results = _compared(run, suite, judged, more, cache, where)
     trained = json.loads(folder.manifest.read_text(encoding="utf-8"))
     timings = {
         "training_s": trained["training_s"],
@@ -165,7 +170,7 @@ def _second_seeds(run: RunFile, suite: PromptSuite) -> list[Request]:
 
 
 def _compared(
-    run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, where: str
+    run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, cache: ScoreCache, where: str
 ) -> Results:
     e = run.evaluation
     known = rewards_of(e.scores, where=where, place=["evaluation", "scores"])
@@ -190,15 +195,30 @@ def _compared(
     return compare(
         judged,
         manifest=manifest,
-        metric=metric,
-        quality=[reward for reward in others if reward.judges],
-        descriptions=[reward for reward in others if not reward.judges],
+        metric=cached(metric, cache),
+        quality=[cached(reward, cache) for reward in others if reward.judges],
+        descriptions=[cached(reward, cache) for reward in others if not reward.judges],
+        trained=trained_on(run, where=where),
         preferred_labels=labels,
-        caption_match=captions,
+        caption_match=None if captions is None else cached(captions, cache),
         features=perceptual_features,
         preferred_images=_preferred_images(run, judged.base.shape[-1], where),
         more_seeds=more,
     )
+
+
+def trained_on(run: RunFile, *, where: str) -> set[str]:
+    """Names of the rewards that training aimed at, or that made the labels of the stored data.
+
+    Of stored data, what the first 256 rows say of their judge is read.
+    """
+    if run.online is not None:
+        reward = reward_of(run.online.reward, where=where, place=["online", "reward"])
+        parts = [part.reward.name for part in reward.parts] if isinstance(reward, Combined) else []
+        return {reward.name, *parts}
+    data = data_of(run, run.data.train_split, where=where)
+    judges = (example.provenance.get("judge") for example in islice(data, 256))
+    return {str(judge["name"]) for judge in judges if isinstance(judge, dict) and "name" in judge}
 
 
 def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:

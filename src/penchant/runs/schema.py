@@ -271,6 +271,12 @@ class Evaluation(Section):
         default=["style", "caption-match"],
         description="Rewards to report, each a name or a mapping with `kind` and options.",
     )
+    score_cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File of scores that several runs may share, so that the images of a base model are "
+        "scored once; null is `scores.sqlite` in the run folder.",
+    )
     preferred_style: str = Field(
         default="fluent", min_length=1, description="Style whose share of the images is counted."
     )
