@@ -75,9 +75,15 @@ def _kind(value: Mapping[str, Any]) -> str:
         return f"list of {len(items)}: {_kind(items[0])}"
     kind = KINDS[value["type"]]
     if items := value.get("items"):
-        kind = f"list of {'mappings' if items['type'] == 'object' else 'texts'}"
+        kind = f"list of {_plural(items)}"
     limits = [f"{sign}{value[key]:g}" for key, sign in RANGES.items() if key in value and value[key] < 2**53]
     return " ".join([kind, ", ".join(limits)]).strip()
+
+
+def _plural(items: Mapping[str, Any]) -> str:
+    if choices := items.get("anyOf"):
+        return " or ".join(_plural(choice) for choice in choices)
+    return "mappings" if items["type"] == "object" else "texts"
 
 
 def _default(value: Mapping[str, Any], section: Mapping[str, Any] | None, required: bool) -> str:

@@ -5,6 +5,7 @@ PenchantError
   CompositionError   slots of a method do not fit together      (exit 2)
   DataError          a data file or a row of it is wrong        (exit 2)
   ModelError         a model folder or weight file is wrong     (exit 2)
+  RewardError        a reward gives no usable scores            (exit 2)
   RunFolderError     a run folder cannot be used or written     (exit 2)
   HubError           the hub refuses or cannot be reached       (exit 2)
   TrainingStopped    training ended itself, for a named cause   (exit 3)
@@ -37,6 +38,10 @@ class DataError(PenchantError):
 
 class ModelError(PenchantError):
     """A model folder or a weight file is wrong."""
+
+
+class RewardError(PenchantError):
+    """A reward cannot be asked, or what it answers are no scores."""
 
 
 class RunFolderError(PenchantError):

@@ -326,12 +326,22 @@ class Reward(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the run file."""
+        """Under which its scores are shown and stored."""
         ...
 
     @property
     def unit(self) -> str:
         """Unit of the score."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Equal names and versions give equal scores; it holds a hash of the weights, and the options."""
+        ...
+
+    @property
+    def judges(self) -> bool:
+        """True if images are better for a higher score; False if it describes them."""
         ...
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:

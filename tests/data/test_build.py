@@ -54,6 +54,15 @@ def test_a_gap_leaves_out_close_pairs(folder, scores):
     assert built.num_ties == 2
 
 
+def test_a_random_pair_belongs_to_the_prompt_not_to_the_table(folder, scores):
+    rows = [f"{name}.png,cat,{ord(name)}" for name in "abcdef"]
+    ((_, winner, loser),) = pairs(build(folder, scores(*rows), BuildRule.RANDOM))
+    assert winner > loser
+    more = [*rows[:5], "f.png,owl,9"]  # another prompt changes nothing, other candidates do
+    again = pairs(build(folder, scores("f.png,owl,9", *rows[:5]), BuildRule.RANDOM))
+    assert again == pairs(build(folder, scores(*more), BuildRule.RANDOM))
+
+
 def test_lists_keep_every_image_and_its_score(folder, scores):
     built = build(folder, scores(*ROWS), BuildRule.LIST)
     assert pairs(built) == [("cat", "a", "b", "c"), ("dog", "d", "e")]

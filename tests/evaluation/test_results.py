@@ -25,7 +25,7 @@ MANIFEST = EvaluationManifest(
     num_steps=20,
     guidance_scale=4.0,
     precision="float32",
-    scorer_hash=None,
+    scorer_version="1",
     tie_margin=0.0,
 )
 
@@ -33,6 +33,7 @@ MANIFEST = EvaluationManifest(
 class Brightness:
     name = "brightness"
     unit = "points"
+    version = "1"
 
     def __call__(self, images, prompts):
         return 100 * images.mean(dim=(1, 2, 3))
@@ -75,6 +76,27 @@ def test_the_comparison_finds_what_was_built_in(results):
         "trained metric up, untrained metrics down",
     ]
     assert "over-optimisation: saturation" in names
+
+
+def test_scores_that_were_trained_on_are_said_to_be():
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = compare(
+        PairedImages(base=images, tuned=images.flip(0), prompts=[f"prompt {i}" for i in range(6)]),
+        manifest=MANIFEST,
+        metric=Colourfulness(),
+        quality=(Brightness(),),
+        descriptions=(Compressibility(),),
+        trained={"colourfulness", "brightness"},
+    )
+    assert {name: score.role for name, score in found.other_scores.items()} == {
+        "brightness": "trained",
+        "compressibility": "description",
+    }
+    flag = found.drift.flags[0]
+    assert flag.name == "headline score was trained on"
+    assert flag.sentence.startswith(
+        "The headline score, colourfulness, is what training aimed at or what made"
+    )
 
 
 def test_without_judges_the_parts_are_empty():
@@ -130,7 +152,7 @@ def spoiled(results: Results, change) -> str:
         (lambda r: r["drift"]["panel"][2].pop("unit"), "drift: panel[2]: missing key 'unit'"),
         (lambda r: r["drift"].update(flags={}), "drift: flags: needs list, got dict"),
         (lambda r: r.update(other_scores=[]), "other_scores: needs dict, got list"),
-        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 1"),
+        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 2"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_key(results, change, sentence):

@@ -8,8 +8,8 @@ from huggingface_hub import errors
 from huggingface_hub.utils import filter_repo_objects
 
 from penchant import families
+from penchant import hub as hubs
 from penchant.errors import ModelError
-from penchant.families import _hub
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def hub(tiny_model, tmp_path, monkeypatch):
             shutil.copy(remote / name, target)
         return str(tmp_path / "cache")
 
-    monkeypatch.setattr(_hub, "snapshot_download", stand_in)
+    monkeypatch.setattr(hubs, "snapshot_download", stand_in)
     return asked
 
 
@@ -46,7 +46,7 @@ def failing(monkeypatch, error):
     def stand_in(repository, **options):
         raise error
 
-    monkeypatch.setattr(_hub, "snapshot_download", stand_in)
+    monkeypatch.setattr(hubs, "snapshot_download", stand_in)
     with pytest.raises(ModelError) as caught:
         families.resolve("someone/model@v2", where="run.yaml: model")
     return str(caught.value)
@@ -74,7 +74,7 @@ def test_a_folder_that_is_there_comes_first(hub, tiny_model, tmp_path, monkeypat
 
 @pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a"])
 def test_a_path_is_no_name_on_the_hub(model):
-    assert not _hub.is_name(model)
+    assert not hubs.is_name(model)
 
 
 def test_a_gated_model(monkeypatch):

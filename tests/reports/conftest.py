@@ -52,6 +52,7 @@ def draw(number: int, side: str, size: int = 64) -> Image.Image:
 class StandInCaptionMatch:
     name = "caption match"
     unit = "points"
+    version = "1"
 
     def __call__(self, images, prompts):
         return 40 + 10 * images.std(dim=(1, 2, 3))
@@ -60,6 +61,7 @@ class StandInCaptionMatch:
 class StandInStyle:
     name = "style: fluent"
     unit = "probability"
+    version = "1"
 
     def __call__(self, images, prompts):
         return (8 * (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2)) - 2).sigmoid()
@@ -84,7 +86,7 @@ def results_of(base: torch.Tensor, tuned: torch.Tensor, prompts: list[str]) -> R
             num_steps=20,
             guidance_scale=3.0,
             precision="float32",
-            scorer_hash="e3b0c44298fc1c14",
+            scorer_version="e3b0c44298fc1c14 fluent",
             tie_margin=0.0,
         ),
         metric=style,

@@ -113,7 +113,7 @@ def test_results_without_style_or_caption_judge(run_folder):
     file = run_folder / "results.json"
     rows = json.loads(file.read_text())
     rows.update(preferred_share=None, caption_match=None, peak_memory=None)
-    rows["evaluation"].update(scorer_hash=None, tie_margin=0.25)
+    rows["evaluation"].update(tie_margin=0.25)
     file.write_text(json.dumps(rows))
     page = page_of(run_folder)
     assert "Preferred share" not in page.text

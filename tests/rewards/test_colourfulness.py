@@ -5,17 +5,17 @@ import torch
 
 from penchant.protocols import Reward
 from penchant.rewards import catalog
-from penchant.rewards.colourfulness import REWARD, hasler_suesstrunk
+from penchant.rewards.colourfulness import Colourfulness, hasler_suesstrunk
 
 
 def test_the_catalogue_finds_it_and_it_is_a_reward():
-    assert catalog.get("colourfulness") is REWARD
-    assert isinstance(REWARD, Reward)
+    assert catalog.get("colourfulness") is Colourfulness
+    assert isinstance(Colourfulness(), Reward)
 
 
 def test_grey_has_no_colour():
     ramp = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).expand(2, 3, 8, 8)
-    torch.testing.assert_close(REWARD(ramp, ["", ""]), torch.zeros(2))
+    torch.testing.assert_close(Colourfulness()(ramp, ["", ""]), torch.zeros(2))
 
 
 def test_flat_red_worked_by_hand():

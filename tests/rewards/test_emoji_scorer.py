@@ -9,7 +9,7 @@ from penchant.data.rows import as_pairs
 from penchant.rewards import caption_match
 from penchant.rewards._emoji_scorer import EmojiScorer
 from penchant.rewards.style import Style
-from penchant.runs.assemble import SHIPPED_DATA
+from penchant.runs.data import SHIPPED_DATA
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_right_caption_comes_first(scorer, pictures):
     assert right >= 0.9
     torch.testing.assert_close(match.diagonal(), scorer.caption_match(images[0], captions))
     torch.testing.assert_close(
-        caption_match.REWARD(images[0], captions), 100 * match.diagonal(), rtol=1e-4, atol=1e-3
+        caption_match.CaptionMatch()(images[0], captions), 100 * match.diagonal(), rtol=1e-4, atol=1e-3
     )
 
 

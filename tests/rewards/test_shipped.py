@@ -27,7 +27,7 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     for module in (caption_match, style):
-        monkeypatch.setattr(module, "shipped_scorer", lambda folder: StandIn())
+        monkeypatch.setattr(module, "shipped_scorer", StandIn)
 
 
 def images(*red: float, size: int = 64) -> torch.Tensor:
@@ -37,32 +37,32 @@ def images(*red: float, size: int = 64) -> torch.Tensor:
 
 
 def test_the_catalogue_finds_both_and_they_are_rewards():
-    assert catalog.get("caption-match") is caption_match.REWARD
-    assert catalog.get("style") is style.REWARD
-    assert isinstance(caption_match.REWARD, Reward)
-    assert isinstance(style.REWARD, Reward)
+    for name, found in (("caption-match", caption_match.CaptionMatch), ("style", style.Style)):
+        assert catalog.get(name) is found
+        assert isinstance(found(), Reward)
+    assert style.Style(style="noto").version != style.Style().version
 
 
 def test_a_point_of_caption_match_is_a_hundredth_of_cosine():
     torch.testing.assert_close(
-        caption_match.REWARD(images(0.5, 0.25), ["aaaa", "aa"]), torch.tensor([50.0, 12.5])
+        caption_match.CaptionMatch()(images(0.5, 0.25), ["aaaa", "aa"]), torch.tensor([50.0, 12.5])
     )
 
 
 def test_every_image_meets_its_own_prompt_in_every_chunk():
     prompts = ["a" * (i % 4) for i in range(150)]
-    scores = caption_match.REWARD(images(*[1.0] * 150), prompts)
+    scores = caption_match.CaptionMatch()(images(*[1.0] * 150), prompts)
     torch.testing.assert_close(scores, torch.tensor([25.0 * (i % 4) for i in range(150)]))
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_images_of_other_sizes_are_resized(size):
-    assert style.REWARD(images(0.75, size=size), [""]).item() == pytest.approx(0.75, abs=1e-5)
+    assert style.Style()(images(0.75, size=size), [""]).item() == pytest.approx(0.75, abs=1e-5)
 
 
 def test_labels_say_which_style_is_the_most_probable():
     # fluent beats each of the others when red > (1 - red) / 2, that is above 1/3
-    assert style.REWARD.labels(images(0.3, 0.4, 0.9)).tolist() == [0, 1, 1]
+    assert style.Style().labels(images(0.3, 0.4, 0.9)).tolist() == [0, 1, 1]
 
 
 def test_an_unknown_style_names_the_known_ones():

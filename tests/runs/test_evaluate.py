@@ -14,7 +14,19 @@ from penchant.errors import ConfigError, DataError, RunFolderError
 from penchant.evaluation.results import read_results
 from penchant.evaluation.sampling import Sampler, draw, requests_for, to_picture
 from penchant.reports.summary import outcome
-from penchant.runs.evaluate import evaluate, metric_of, models, require_possible, sample, suite_of
+from penchant.rewards.caption_match import CaptionMatch
+from penchant.rewards.colourfulness import Colourfulness
+from penchant.rewards.compressibility import Compressibility
+from penchant.runs.build import relabel
+from penchant.runs.evaluate import (
+    evaluate,
+    metric_of,
+    models,
+    require_possible,
+    sample,
+    suite_of,
+    trained_on,
+)
 from penchant.runs.load import check, load
 
 EVALUATION = {
@@ -31,8 +43,10 @@ QUIET = Console(quiet=True)
 @pytest.fixture(scope="module")
 def trained(tiny_model, tiny_pairs, tmp_path_factory):
     """A run of two steps with a strong learning rate."""
-    changes = {"evaluation": EVALUATION, "training.learning_rate": 0.05}
-    raw = small.run_options(tiny_model, tiny_pairs, tmp_path_factory.mktemp("run") / "out", changes)
+    place = tmp_path_factory.mktemp("run")
+    scores = EVALUATION | {"score_cache": str(place / "shared.sqlite")}
+    changes = {"evaluation": scores, "training.learning_rate": 0.05}
+    raw = small.run_options(tiny_model, tiny_pairs, place / "out", changes)
     return small.train(raw)[0]
 
 
@@ -73,11 +87,40 @@ def test_results_are_written_as_returned(trained, results):
     assert "3 pairs of images" in outcome(results)["numbers"]
 
 
+def test_every_score_has_its_version_and_role(trained, results):
+    found = {name: (score.version, score.role) for name, score in results.other_scores.items()}
+    assert found == {
+        "compressibility": ("quality 95", "description"),
+        "caption match": (CaptionMatch().version, "quality"),
+    }
+    assert results.evaluation.scorer_version == "1"
+
+
+def test_a_reward_that_made_the_labels_was_trained_on(options, tiny_pairs, tmp_path):
+    judged = tmp_path / "judged.parquet"
+    relabel(tiny_pairs, judged, ["colourfulness", "compressibility"], console=QUIET, split="train")
+    run = check(options(**{"data.path": str(judged)}), where="run.yaml")
+    assert trained_on(run, where="run.yaml") == {"colourfulness"}
+    assert trained_on(check(options(), where="run.yaml"), where="run.yaml") == set()
+
+
+def test_a_method_that_samples_was_trained_on_every_part_of_its_reward(options):
+    part = {"weight": 1.0, "mean": 0.0, "std": 1.0}
+    reward = {"kind": "combined", "parts": [part | {"reward": "colourfulness"}, part | {"reward": "style"}]}
+    online = {
+        "method": "d3po", "objective": {}, "online": {"reward": reward}, "data.heldout_split": None,
+        "training": {"steps": 1},
+    }  # fmt: skip
+    run = check(options(**online), where="run.yaml")
+    assert trained_on(run, where="run.yaml") == {"combined", "colourfulness", "style"}
+
+
 def test_several_seeds_need_no_second_ones(tiny_model, tiny_pairs, tmp_path):
     changes = {"evaluation": EVALUATION | {"seeds_per_prompt": 2, "num_prompts": 2}}
     folder, _ = small.train(small.run_options(tiny_model, tiny_pairs, tmp_path / "out", changes))
     found = evaluate(folder, console=QUIET)
     assert (found.win_rate.n, found.win_rate.num_prompts) == (4, 2)
+    assert folder.scores.is_file()
     assert len((folder.samples / "index.jsonl").read_text().splitlines()) == 4
 
 
@@ -118,9 +161,9 @@ def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options):
 
 
 def test_names_and_prompts_are_checked_before_training(options, tmp_path):
-    for wrong in ({"scores": ["style", "beauty"]}, {"metric": "beauty"}):
-        place = f"run.yaml: evaluation.{next(iter(wrong))}: unknown reward 'beauty'"
-        with pytest.raises(ConfigError, match=f"^{place}"):
+    wrongs = {"scores.1": {"scores": ["style", "beauty"]}, "metric": {"metric": "beauty"}}
+    for place, wrong in wrongs.items():
+        with pytest.raises(ConfigError, match=f"^run.yaml: evaluation.{place}: unknown reward 'beauty'"):
             check(options(evaluation=wrong), where="run.yaml")
     lost = check(options(evaluation={"prompts": str(tmp_path / "lost.txt")}), where="run.yaml")
     with pytest.raises(DataError, match="lost.txt: cannot be read"):
@@ -152,6 +195,12 @@ def test_the_commands_evaluate_sample_and_explain(trained, results, tmp_path, mo
         assert not ended.value.code
         return capsys.readouterr().out
 
+    def never(self, images, prompts):
+        raise AssertionError("scored again")
+
+    for kind in (Colourfulness, Compressibility, CaptionMatch):
+        monkeypatch.setattr(kind, "__call__", never)
+    assert trained.path.with_name("shared.sqlite").is_file() and not trained.scores.exists()
     assert "3 pairs of images" in penchant("evaluate", trained.path)
     assert read_results(trained.results).win_rate == results.win_rate
     out = penchant("sample", trained.path, "--prompt", "a fish", "--num", "1", "--out", tmp_path / "new")

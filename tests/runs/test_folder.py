@@ -32,7 +32,7 @@ def test_every_part_lies_in_the_folder(tmp_path):
     names = [part.name for part in folder._parts()]
     assert sorted(names) == [
         *("adapter", "checkpoints", "drawn", "manifest.json", "metrics.jsonl", "pipeline"),
-        *("report.html", "results.json", "run.yaml", "samples", "tensorboard"),
+        *("report.html", "results.json", "run.yaml", "samples", "scores.sqlite", "tensorboard"),
     ]
     assert {part.parent for part in folder._parts()} == {tmp_path}
 

@@ -189,7 +189,11 @@ WRONG_FILES = {
     ),
     "unknown score": (
         RIGHT + "evaluation: {scores: [styl]}\n",
-        "run.yaml: evaluation.scores: unknown reward 'styl'. Did you mean 'style'? Known: ",
+        "run.yaml: evaluation.scores.0: unknown reward 'styl'. Did you mean 'style'? Known: ",
+    ),
+    "a score that is no name": (
+        RIGHT + "evaluation: {scores: [3]}\n",
+        "run.yaml: evaluation.scores.0: must be a name or a mapping with `kind`, got 3.",
     ),
     "unknown reward": (
         RIGHT + "online: {reward: beauty}\n",

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from penchant.errors import ModelError
+from penchant.hub import model_hash
 from penchant.methods import catalog
 from penchant.runs.load import check
-from penchant.runs.manifest import git_commit, manifest, method_as_dict, model_hash, versions
+from penchant.runs.manifest import git_commit, manifest, method_as_dict, versions
 from penchant.runs.override import override
 
 

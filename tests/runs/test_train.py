@@ -173,7 +173,9 @@ def test_a_run_on_images_of_several_shapes(options, tmp_path):
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "heldout")]
     assert all(math.isfinite(row["loss"]) for row in rows) and rows[2]["margin/mean"] != 0
     parts = small.assembled(options(**changes))
-    shapes = {tuple(piece.latents.shape[2:]) for step in range(3) for piece in parts.sources.train(step).micro}
+    shapes = {
+        tuple(piece.latents.shape[2:]) for step in range(3) for piece in parts.sources.train(step).micro
+    }
     assert shapes == {(4, 12, 6), (4, 8, 8), (4, 6, 12)}
 
 

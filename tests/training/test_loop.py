@@ -17,7 +17,9 @@ METHODS = {"diffusion-dpo": DPO, "diffusion-kto": KTO}
 
 def gradients(parts, step=0):
     parts.optimizer.zero_grad()
-    outputs = accumulate(parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator)
+    outputs = accumulate(
+        parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator
+    )
     grads = [p.grad.clone() for p in parts.bare.parameters() if p.requires_grad]
     return aggregate(outputs, parts.accelerator), grads
 

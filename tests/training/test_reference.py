@@ -12,7 +12,9 @@ from penchant.training.reference import starting_point
 def one_step(parts, step=0):
     """Outputs of a step and the gradient of every parameter that has one."""
     parts.optimizer.zero_grad()
-    outputs = accumulate(parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator)
+    outputs = accumulate(
+        parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator
+    )
     gradients = {n: p.grad.clone() for n, p in parts.bare.named_parameters() if p.grad is not None}
     return outputs, gradients
 

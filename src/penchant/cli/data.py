@@ -1,12 +1,13 @@
-"""`penchant data`: check, build, split and convert preference data."""
+"""`penchant data`: check, build, relabel, split and convert preference data."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from penchant.cli.options import Assignments
 from penchant.data import split as splitting
 from penchant.data import store
 from penchant.data.build import BuildRule
@@ -14,10 +15,14 @@ from penchant.data.build import build as build_examples
 from penchant.data.check import check as check_dataset
 from penchant.data.report import Report, Severity
 from penchant.data.tokens import load_tokenizer
+from penchant.errors import ConfigError
 from penchant.families import SHIPPED, quiet
 
+if TYPE_CHECKING:
+    from penchant.builders.feedback import Tally
+
 app = typer.Typer(
-    help="Check, build, split and convert preference data.",
+    help="Check, build, relabel, split and convert preference data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,22 +63,99 @@ def check(
 
 @app.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
-    table: Annotated[Path, typer.Argument(help="CSV or JSONL with path, prompt and score.")],
-    out: Out,
+    source: Annotated[
+        Path, typer.Argument(metavar="BUILD.yaml | FOLDER", help="A build file, or a folder of images.")
+    ],
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[TABLE]", help="CSV or JSONL with path, prompt and score.")
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Parquet file to write.")] = None,
     rule: Annotated[
-        BuildRule, typer.Option(help="Which comparisons become pairs.")
-    ] = BuildRule.BEST_VS_WORST,
-    min_gap: Annotated[float, typer.Option(help="Smallest difference of scores that makes a pair.")] = 0.0,
+        BuildRule | None, typer.Option(help="Which comparisons become pairs; best-vs-worst if not given.")
+    ] = None,
+    min_gap: Annotated[
+        float | None, typer.Option(help="Smallest difference of scores that makes a pair.")
+    ] = None,
+    assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make pairs or lists from images and a table of their scores."""
-    built = build_examples(folder, table, rule, min_gap=min_gap)
+    """Make pairs or lists: by a build file from a model and rewards, or from images and a table of scores."""
+    if source.suffix in (".yaml", ".yml"):
+        if (table, out, rule, min_gap) != (None, None, None, None):
+            raise ConfigError(
+                f"{source}: a build file names its output, rule and gap itself. Give the file alone, and "
+                "--set."
+            )
+        _build_by_file(source, assignments or [], overwrite=overwrite)
+        return
+    if table is None or out is None:
+        raise ConfigError("penchant data build: needs FOLDER TABLE OUT, or BUILD.yaml.")
+    if assignments:
+        raise ConfigError("--set: only a build file has options to set. Use --rule and --min-gap.")
+    built = build_examples(source, table, rule or BuildRule.BEST_VS_WORST, min_gap=min_gap or 0.0)
     num_rows = store.write_parquet(built.examples, out, overwrite=overwrite)
     _say(
         f"{out}: {num_rows} rows from {built.num_prompts} prompts. Left out: {built.num_ties} comparisons "
         f"tied or closer than the gap, {built.num_single} prompts with one image."
     )
+
+
+def _build_by_file(path: Path, assignments: list[str], *, overwrite: bool) -> None:
+    from penchant.runs.build import build as run_build  # late: rewards and diffusers are heavy
+    from penchant.runs.load import load_build
+
+    run = load_build(path, assignments)
+    out, num_rows, tally = run_build(run, where=str(path), console=Console(), overwrite=overwrite)
+    _say(
+        f"{out}: {num_rows} rows from {tally.num_prompts} prompts and {tally.num_images} images. Left out: "
+        f"{tally.num_ties} comparisons tied or closer than the gap, {tally.num_low} images below min_score, "
+        f"{tally.num_duplicates} near duplicates, {tally.num_single} prompts with fewer than two images left."
+    )
+    _print_scales(tally)
+
+
+@app.command()
+def relabel(
+    file: File,
+    out: Out,
+    reward: Annotated[
+        list[str],
+        typer.Option(help="A name, or a mapping in YAML; the first decides. May be repeated."),
+    ],
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    min_gap: Annotated[
+        float, typer.Option(help="Smallest difference between best and worst that keeps a row.")
+    ] = 0.0,
+    score_cache: Annotated[
+        Path | None, typer.Option(help="File of scores; beside the output if not given.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the rows with the preference of a reward in place of their own."""
+    from penchant.runs.build import relabel as run_relabel  # late: rewards are heavy
+
+    num_rows, tally = run_relabel(
+        file,
+        out,
+        reward,
+        console=Console(),
+        split=split,
+        min_gap=min_gap,
+        score_cache=score_cache,
+        overwrite=overwrite,
+    )
+    agreement = f"{tally.num_agreed / tally.num_decided:.0%}" if tally.num_decided else "none to compare"
+    _say(
+        f"{out}: {num_rows} of {tally.num_prompts} rows; {tally.num_ties} tied or closer than the gap. "
+        f"Agreement with the earlier preference: {agreement} of {tally.num_decided} comparisons."
+    )
+    _print_scales(tally)
+
+
+def _print_scales(tally: "Tally") -> None:
+    for name in tally.scores:
+        mean, std = tally.scale(name)
+        _say(f"{name}: mean {mean:.6g}, std {std:.6g}")
 
 
 @app.command()

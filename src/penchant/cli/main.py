@@ -43,10 +43,22 @@ app.command("methods")(methods.methods)
     add_help_option=False,
 )
 def _data(context: typer.Context) -> None:
-    """Check, build, split and convert preference data."""
+    """Check, build, relabel, split and convert preference data."""
     from penchant.cli.data import app as data
 
     data(context.args, prog_name="penchant data")
+
+
+@app.command(
+    "rewards",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def _rewards(context: typer.Context) -> None:
+    """List the rewards; convert published weights."""
+    from penchant.cli.rewards import app as rewards
+
+    rewards(context.args, prog_name="penchant rewards")
 
 
 def _print_version(wanted: bool) -> None:

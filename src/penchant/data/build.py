@@ -7,7 +7,7 @@ is better). Other columns are kept with each image, `style`, `source` and `licen
 import csv
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +16,7 @@ from penchant.data.lines import json_lines
 from penchant.data.paths import inside
 from penchant.data.rows import Candidate, Example
 from penchant.errors import ConfigError, DataError
+from penchant.randomness import Randomness
 from penchant.shapes import grouping
 from penchant.shapes.grouping import PairRule
 
@@ -23,11 +24,12 @@ _NEEDED = ("path", "prompt", "score")
 
 
 class BuildRule(enum.StrEnum):
-    """What becomes an example: one list per prompt, or pairs by a `PairRule` of the same name."""
+    """What becomes an example: a list or a random pair per prompt, or pairs by the `PairRule` of its name."""
 
     BEST_VS_WORST = PairRule.BEST_VS_WORST.value
     ALL = PairRule.ALL.value
     ADJACENT = PairRule.ADJACENT.value
+    RANDOM = "random"
     LIST = "list"
 
 
@@ -50,65 +52,74 @@ class Built:
 
 
 def build(folder: Path, table: Path, rule: BuildRule, *, min_gap: float = 0.0) -> Built:
-    """Examples by a rule named in words; see `build_pairs` and `build_lists`."""
-    if rule is not BuildRule.LIST:
-        return build_pairs(folder, table, PairRule(rule.value), min_gap=min_gap)
-    if min_gap:
-        raise ConfigError(f"min-gap: a list keeps all images, got rule list and {min_gap:g}. Leave it out.")
-    return build_lists(folder, table)
-
-
-def build_pairs(folder: Path, table: Path, rule: PairRule, *, min_gap: float = 0.0) -> Built:
-    """Pairs of images of the same prompt, by their scores.
+    """Examples from images and a table of their scores.
 
     Args:
         folder: Folder of images.
         table: Table of scores.
-        rule: Which comparisons become pairs.
+        rule: Which comparisons become pairs, or lists.
         min_gap: Smallest difference of scores that makes a pair; >= 0.
 
     Raises:
-        ConfigError: The gap is negative.
-        DataError: The table is wrong, an image is missing, or no pair comes out.
+        ConfigError: The gap is negative, or given for lists.
+        DataError: The table is wrong, an image is missing, or no example comes out.
     """
-    if not min_gap >= 0:
-        raise ConfigError(f"min-gap: must be >= 0, got {min_gap:g}.")
+    require_gap(rule, min_gap)
     groups = _by_prompt(folder, table)
+    provenance = {"table": table.name, "rule": rule.value, "min_gap": min_gap}
     examples, num_ties = [], 0
     for prompt, candidates in groups.items():
         scores = [candidate.scores["score"] for candidate in candidates]
-        decided, dropped = grouping.pairs(scores, rule, min_gap=min_gap)
+        found, dropped = examples_of(prompt, candidates, scores, rule, min_gap=min_gap, provenance=provenance)
+        examples += found
         num_ties += dropped
-        for winner, loser in decided:
-            examples.append(
-                Example(
-                    prompt=prompt,
-                    candidates=(candidates[winner], candidates[loser]),
-                    preference=(1.0, 0.0),
-                    provenance={"table": table.name, "rule": rule.value, "min_gap": min_gap},
-                )
-            )
     return _built(examples, groups, num_ties, table)
 
 
-def build_lists(folder: Path, table: Path) -> Built:
-    """One example per prompt with all of its images, and their scores as the preference.
+def require_gap(rule: BuildRule, min_gap: float) -> None:
+    """Raise a ConfigError for a smallest gap that is negative or would not be read."""
+    if not min_gap >= 0:
+        raise ConfigError(f"min-gap: must be >= 0, got {min_gap:g}.")
+    if rule is BuildRule.LIST and min_gap:
+        raise ConfigError(f"min-gap: a list keeps all images, got rule list and {min_gap:g}. Leave it out.")
 
-    Raises:
-        DataError: The table is wrong, an image is missing, or no prompt has two images.
+
+def examples_of(
+    prompt: str,
+    candidates: Sequence[Candidate],
+    scores: Sequence[float],
+    rule: BuildRule,
+    *,
+    min_gap: float,
+    provenance: Mapping[str, Any],
+) -> tuple[list[Example], int]:
+    """Examples of one prompt, and the number of comparisons dropped as ties.
+
+    Args:
+        prompt: The prompt; it also keys the random pair.
+        candidates: Its candidates.
+        scores: One score per candidate, higher is better.
+        rule: Which comparisons become pairs, or a list of all.
+        min_gap: Smallest difference of scores that makes a pair.
+        provenance: Stored with every example.
     """
-    groups = _by_prompt(folder, table)
-    examples = [
-        Example(
-            prompt=prompt,
-            candidates=tuple(candidates),
-            preference=tuple(candidate.scores["score"] for candidate in candidates),
-            provenance={"table": table.name, "rule": "list"},
+    if len(candidates) < 2:
+        return [], 0
+    if rule is BuildRule.LIST:
+        whole = Example(
+            prompt=prompt, candidates=tuple(candidates), preference=tuple(scores), provenance=provenance
         )
-        for prompt, candidates in groups.items()
-        if len(candidates) > 1
-    ]
-    return _built(examples, groups, 0, table)
+        return [whole], 0
+    places = list(range(len(candidates)))
+    if rule is BuildRule.RANDOM:
+        places = Randomness(run=0).permutation(len(candidates), f"pair of {prompt}")[:2]
+    compared = PairRule.ALL if rule is BuildRule.RANDOM else PairRule(rule.value)
+    decided, num_ties = grouping.pairs([scores[place] for place in places], compared, min_gap=min_gap)
+    pairs = [(candidates[places[winner]], candidates[places[loser]]) for winner, loser in decided]
+    return [
+        Example(prompt=prompt, candidates=pair, preference=(1.0, 0.0), provenance=provenance)
+        for pair in pairs
+    ], num_ties
 
 
 def _built(

@@ -3,7 +3,7 @@
 Axes: N pairs of images, 3 channels, H W pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -39,6 +39,7 @@ def compare_score(
     base, tuned = (_scores(reward, images, pairs.prompts) for images in (pairs.base, pairs.tuned))
     return ScoreComparison(
         unit=reward.unit,
+        version=reward.version,
         role=role,
         base=mean_estimate(base, pairs.prompts),
         tuned=mean_estimate(tuned, pairs.prompts),
@@ -58,6 +59,7 @@ def compare(
     preferred_images: Float[Tensor, "M 3 H W"] | None = None,
     more_seeds: PairedImages | None = None,
     features: Features = pixel_features,
+    trained: Collection[str] = (),
     timings: Mapping[str, float] | None = None,
     peak_memory: int | None = None,
     thresholds: Thresholds | None = None,
@@ -67,7 +69,7 @@ def compare(
     Args:
         pairs: Images of both models on the same prompts and seeds.
         manifest: How the images were made and judged; its `tie_margin` holds for `metric`.
-        metric: Score behind the headline win-rate; not the score the run was trained on.
+        metric: Score behind the headline win-rate; flagged if the run was trained on it.
         quality: Further scores that judge and were not trained on: the untrained metrics of the flags.
         descriptions: Further scores whose fall is no bad news, such as compressibility.
         preferred_labels: Per base and per tuned image, whether it shows what the data prefers.
@@ -75,6 +77,7 @@ def compare(
         preferred_images: Preferred images of the training data, the goal of the drift panel.
         more_seeds: Further seeds of some of the prompts; read by the diversity between seeds alone.
         features: Space in which the diversity between seeds is measured.
+        trained: Names of scores that training aimed at, or that made its labels.
         timings: Seconds by name, to be stored.
         peak_memory: Bytes, to be stored.
         thresholds: Limits of the flags; the documented ones if None.
@@ -89,7 +92,9 @@ def compare(
         quality = (caption_match, *quality)
     roles: tuple[tuple[Role, Sequence[Reward]], ...] = (("quality", quality), ("description", descriptions))
     scores = {
-        reward.name: compare_score(pairs, reward, role=role) for role, rewards in roles for reward in rewards
+        reward.name: compare_score(pairs, reward, role="trained" if reward.name in trained else role)
+        for role, rewards in roles
+        for reward in rewards
     }
     shares = None
     if preferred_labels is not None:
@@ -104,6 +109,7 @@ def compare(
     flags = find_flags(
         panel,
         win_rate=wins,
+        trained_judge=metric.name if metric.name in trained else None,
         preferred_share=None if shares is None else (shares[0], shares[1]),
         untrained={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
         thresholds=limits,

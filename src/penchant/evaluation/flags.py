@@ -123,10 +123,25 @@ def only_trained_metric_up(trained: WinRate, untrained: Mapping[str, WinRate]) -
     ]
 
 
+def judged_by_its_teacher(trained_judge: str | None) -> list[Flag]:
+    """Flag a headline score that training aimed at, or that made the labels."""
+    if trained_judge is None:
+        return []
+    return [
+        Flag(
+            name="headline score was trained on",
+            sentence=f"The headline score, {trained_judge}, is what training aimed at or what made its "
+            "labels: the win-rate says how well it was learned, not that the images are better. Judge by "
+            "another score.",
+        )
+    ]
+
+
 def find_flags(
     panel: Sequence[DriftMeasure],
     *,
     win_rate: WinRate,
+    trained_judge: str | None = None,
     preferred_share: tuple[Estimate, Estimate] | None = None,
     untrained: Mapping[str, WinRate] | None = None,
     thresholds: Thresholds | None = None,
@@ -136,12 +151,14 @@ def find_flags(
     Args:
         panel: Lines from `drift_panel`.
         win_rate: Win-rate on the metric the run was trained for.
+        trained_judge: Name of that metric if training aimed at this very score.
         preferred_share: Share of the preferred style in base and tuned images.
         untrained: Win-rates on quality metrics the run was not trained for.
         thresholds: Limits; the documented ones if None.
     """
     limits = thresholds or Thresholds()
     return (
+        *judged_by_its_teacher(trained_judge),
         *caption_match_down(panel, preferred_share, limits),
         *only_trained_metric_up(win_rate, untrained or {}),
         *over_optimisation(panel, limits),

@@ -16,7 +16,7 @@ from penchant.evaluation.flags import Flag
 from penchant.evaluation.intervals import Estimate
 from penchant.evaluation.winrate import EffectSize, WinRate
 
-VERSION = 1
+VERSION = 2
 """Version of the stored form; it grows when a key changes its name or its meaning."""
 
 Role = Literal["trained", "quality", "description"]
@@ -49,10 +49,12 @@ class Drift:
 class ScoreComparison:
     """One reward on the paired images.
 
-    `role` is trained (the run aimed at it), quality (it judges, and was not trained on) or description.
+    `version` is that of the reward; only scores of equal versions may be compared. `role` is trained (the run
+    aimed at it), quality (it judges, and was not trained on) or description.
     """
 
     unit: str
+    version: str
     role: Role
     base: Estimate
     tuned: Estimate
@@ -75,7 +77,7 @@ class EvaluationManifest:
         num_steps: Sampling steps.
         guidance_scale: Scale of classifier-free guidance.
         precision: Type of the weights while sampling.
-        scorer_hash: Hash of the judging scorer's weights; None if no weights judge.
+        scorer_version: Version of the judging scorer: a hash of its weights, and its options.
         tie_margin: Largest score difference that counts as a tie.
     """
 
@@ -89,7 +91,7 @@ class EvaluationManifest:
     num_steps: int
     guidance_scale: float
     precision: str
-    scorer_hash: str | None
+    scorer_version: str
     tie_margin: float
 
 

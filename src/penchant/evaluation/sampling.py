@@ -16,7 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from penchant.errors import RunFolderError
+from penchant.errors import ConfigError, RunFolderError
+from penchant.families import PipelineFamily
 
 
 @final
@@ -40,6 +41,35 @@ class Sampler:
     batch_size: int
     size: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sampler_of(
+    model: PipelineFamily, *, num_steps: int, guidance: float, eta: float, batch_size: int, size: int | None
+) -> Sampler:
+    """How a model is asked for one image.
+
+    Args:
+        model: The loaded model.
+        num_steps: Denoising steps.
+        guidance: Scale of classifier-free guidance; 1 is unguided for every model.
+        eta: Noise of the sampler; > 0 only if the scheduler reads it.
+        batch_size: Images at once.
+        size: Side of the images in pixels; None is the model's own.
+
+    Raises:
+        ConfigError: The scheduler does not read eta.
+    """
+    scheduler = model.pipeline.scheduler
+    if eta and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise ConfigError(f"eta: {type(scheduler).__name__} does not read it. Set it to 0.")
+    return Sampler(
+        num_steps=num_steps,
+        guidance=guidance + (model.unguided - 1),
+        eta=eta,
+        batch_size=batch_size,
+        size=size or model.size,
+        options=model.drawing,
+    )
 
 
 @final

@@ -6,8 +6,9 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Final
 
+from penchant import hub
 from penchant.errors import ModelError
-from penchant.families import _folder, _hub, _single_file
+from penchant.families import _folder, _single_file
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.protocols import DiffusionFamily
@@ -51,8 +52,8 @@ def resolve(model: str, *, where: str = "model") -> Path:
     if _single_file.is_name(model):
         quiet()
         folder = _single_file.unpacked(model, where)
-    elif not folder.exists() and _hub.is_name(model):
-        folder = _hub.download(model, where)
+    elif not folder.exists() and hub.is_name(model):
+        folder = hub.download(model, where, wanted=_folder.WANTED, unwanted=_folder.UNWANTED)
     if not folder.is_dir():
         raise ModelError(
             f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, a .safetensors "
@@ -65,7 +66,7 @@ def resolve(model: str, *, where: str = "model") -> Path:
 
 def hub_repository(model: str) -> str | None:
     """`owner/name` of a model that `resolve` takes from the hub; None for a folder or a shipped one."""
-    if model in SHIPPED or Path(model).exists() or not _hub.is_name(model):
+    if model in SHIPPED or Path(model).exists() or not hub.is_name(model):
         return None
     return model.partition("@")[0]
 

@@ -13,6 +13,13 @@ INDEX: Final = "model_index.json"
 UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Parts of a pipeline that are never loaded, and so may be missing."""
 
+WANTED: Final = (INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safetensors")))
+"""Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
+CONFIGURATION: Final = tuple(pattern for pattern in WANTED if not pattern.endswith(".safetensors"))
+"""The same without weights."""
+UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS))
+"""Second copies of the weights in another precision, and parts that are never loaded."""
+
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

@@ -19,8 +19,9 @@ from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from penchant import hub
 from penchant.errors import ModelError
-from penchant.families import _folder, _hub
+from penchant.families import _folder
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +142,8 @@ def _layout(file: Path, where: str) -> Layout:
 
 def _configuration(config: str, where: str) -> Path:
     folder = Path(config)
-    if not folder.is_dir() and _hub.is_name(config):
-        return _hub.download(config, where, wanted=_hub.CONFIGURATION)
+    if not folder.is_dir() and hub.is_name(config):
+        return hub.download(config, where, wanted=_folder.CONFIGURATION, unwanted=_folder.UNWANTED)
     return folder
 
 

@@ -1,14 +1,15 @@
-"""The scorer that ships with the library, loaded once per folder, and pictures cut to the size it reads."""
+"""The scorer that ships with the library, loaded once, and pictures cut to the size it reads."""
 
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from penchant.hub import model_hash
 
 if TYPE_CHECKING:
     from penchant.rewards._emoji_scorer import EmojiScorer
@@ -18,17 +19,25 @@ PICTURE_SIZE = 64
 _IMAGES_AT_ONCE = 64
 
 
-@lru_cache(maxsize=2)
-def shipped_scorer(folder: Path | None) -> "EmojiScorer":
-    """The scorer in `folder`, or the one that ships if None; frozen, in evaluation mode."""
+@cache
+def shipped_scorer() -> "EmojiScorer":
+    """The scorer that ships; frozen, in evaluation mode."""
     from penchant.rewards._emoji_scorer import EmojiScorer
 
-    return EmojiScorer.load(folder)
+    return EmojiScorer.load()
+
+
+@cache
+def shipped_version() -> str:
+    """First 16 hex digits of the hash of the scorer that ships."""
+    from penchant.rewards._emoji_scorer import ASSETS
+
+    return model_hash(ASSETS / "emoji-scorer")[:16]
 
 
 def perceptual_features(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
     """What the shipped scorer's image tower sees; distances between rows are perceptual distances."""
-    scorer = shipped_scorer(None)
+    scorer = shipped_scorer()
     return in_chunks(images, lambda pictures, part: scorer.features(pictures))
 
 

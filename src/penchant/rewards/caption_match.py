@@ -5,13 +5,12 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from penchant.rewards._shipped import in_chunks, shipped_scorer
+from penchant.rewards._shipped import in_chunks, shipped_scorer, shipped_version
 
 
 @final
@@ -25,14 +24,19 @@ class CaptionMatch:
         The form of CLIPScore, Hessel et al. 2021, arXiv:2104.08718, without its factor and its cut at 0.
     """
 
-    name: str = "caption match"
-    unit: str = "points"
-    folder: Path | None = None
+    name = "caption match"
+    unit = "points"
+    judges = True
+
+    @property
+    def version(self) -> str:
+        """Hash of the shipped scorer."""
+        return shipped_version()
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, in [-100, 100]."""
-        scorer = shipped_scorer(self.folder)
+        scorer = shipped_scorer()
         return in_chunks(images, lambda pictures, part: 100 * scorer.caption_match(pictures, prompts[part]))
 
 
-REWARD = CaptionMatch()
+REWARD = CaptionMatch

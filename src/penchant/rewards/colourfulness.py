@@ -38,12 +38,14 @@ def hasler_suesstrunk(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
 class Colourfulness:
     """`hasler_suesstrunk` as a reward; it ignores the prompt and describes an image, it does not judge it."""
 
-    name: str = "colourfulness"
-    unit: str = "M"
+    name = "colourfulness"
+    unit = "M"
+    version = "1"
+    judges = False
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, at least 0; the prompts are not read."""
         return hasler_suesstrunk(images)
 
 
-REWARD = Colourfulness()
+REWARD = Colourfulness

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from penchant.rewards._pixels import eight_bit
+
 
 def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
     """Size of every image as a JPEG file, in bytes.
@@ -21,9 +23,8 @@ def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
         images: Values in [0, 1]; rounded to 8 bits before they are encoded.
         quality: Quality of the JPEG encoder, 1 to 95.
     """
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     sizes = []
-    for picture in pixels.permute(0, 2, 3, 1).cpu().numpy():
+    for picture in eight_bit(images):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
         sizes.append(buffer.tell())
@@ -42,9 +43,19 @@ class Compressibility:
         Black et al. 2023 (DDPO), arXiv:2305.13301, section 5.1; quality and unit from its code.
     """
 
-    name: str = "compressibility"
-    unit: str = "kB"
+    name = "compressibility"
+    unit = "kB"
+    judges = False
     quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality must be in [1, 95], got {self.quality}")
+
+    @property
+    def version(self) -> str:
+        """Quality of the encoder."""
+        return f"quality {self.quality}"
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, at most 0; the prompts are not read."""
@@ -52,4 +63,4 @@ class Compressibility:
         return torch.tensor([-size / 1000 for size in sizes], dtype=torch.float32)
 
 
-REWARD = Compressibility()
+REWARD = Compressibility

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 
 from penchant.data.buckets import Size
 from penchant.errors import ConfigError
+from penchant.hub import model_hash
 from penchant.protocols import DiffusionFamily
-from penchant.runs.manifest import model_hash
 from penchant.runs.networks import PRECISIONS
 from penchant.runs.schema import RunFile
 from penchant.runs.terminal import Phase

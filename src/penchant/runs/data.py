@@ -75,5 +75,3 @@ def rules_of(run: RunFile) -> GroupRules:
     return GroupRules(
         pairs=PairRule(data.pairs), min_gap=data.min_gap, labels=UnaryRule(data.labels), top_k=data.top_k
     )
-
-

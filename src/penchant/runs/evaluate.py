@@ -1,6 +1,5 @@
 """Base against tuned model: sampled on the same prompts and seeds, scored, compared."""
 
-import inspect
 import json
 import shutil
 import time
@@ -21,19 +20,22 @@ from penchant.errors import ConfigError, RunFolderError
 from penchant.evaluation.comparison import compare
 from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
-from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, write_pairs
+from penchant.evaluation.sampling import Request, draw, requests_for, sampler_of, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
 from penchant.protocols import Reward
+from penchant.rewards._cache import ScoreCache, cached
 from penchant.rewards._shipped import perceptual_features
+from penchant.rewards.caption_match import CaptionMatch
+from penchant.rewards.combined import Combined
 from penchant.rewards.style import Style
-from penchant.runs.assemble import SHIPPED_DATA, data_of
+from penchant.runs.data import SHIPPED_DATA, data_of
 from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
-from penchant.runs.manifest import model_hash, peak_memory
+from penchant.runs.manifest import peak_memory
+from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import HELD_OUT, RunFile
 from penchant.runs.terminal import phase
 
-CAPTION_MATCH = "caption-match"
 STYLE = "style"
 
 
@@ -58,7 +60,10 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
         PairedImages(base=base[part], tuned=tuned[part], prompts=[request.prompt for request in asked])
         for part, asked in ((slice(len(requests)), requests), (slice(len(requests), None), further))
     )
-    results = _compared(run, suite, judged, more, where)
+    cache = ScoreCache(
+        folder.scores if run.evaluation.score_cache is None else Path(run.evaluation.score_cache)
+    )
+    results = _compared(run, suite, judged, more, cache, where)
     trained = json.loads(folder.manifest.read_text(encoding="utf-8"))
     timings = {
         "training_s": trained["training_s"],
@@ -137,19 +142,17 @@ def sampled(
     """Images of the base and the tuned model."""
     e = run.evaluation
     base, tuned = models(folder, run)
-    if e.eta and "eta" not in inspect.signature(base.pipeline.scheduler.step).parameters:
-        raise ConfigError(
-            f"{folder.run_file}: evaluation.eta: {type(base.pipeline.scheduler).__name__} does not read it. "
-            "Set it to 0."
+    try:
+        sampler = sampler_of(
+            base,
+            num_steps=e.num_steps,
+            guidance=e.guidance,
+            eta=e.eta,
+            batch_size=e.batch_size,
+            size=run.data.size,  # the size that it was trained at
         )
-    sampler = Sampler(
-        num_steps=e.num_steps,
-        guidance=e.guidance + (base.unguided - 1),
-        eta=e.eta,
-        batch_size=e.batch_size,
-        size=run.data.size or base.size,  # the size that it was trained at
-        options=base.drawing,
-    )
+    except ConfigError as error:
+        raise ConfigError(f"{folder.run_file}: evaluation.{error}") from None
     images = []
     for name, model in (("sampling the base model", base), ("sampling the tuned model", tuned)):
         with phase(console, name, len(requests)) as progress:
@@ -166,13 +169,13 @@ def _second_seeds(run: RunFile, suite: PromptSuite) -> list[Request]:
 
 
 def _compared(
-    run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, where: str
+    run: RunFile, suite: PromptSuite, judged: PairedImages, more: PairedImages, cache: ScoreCache, where: str
 ) -> Results:
     e = run.evaluation
-    known = {name: rewards.catalog.get(name, where=f"{where}: evaluation.scores") for name in e.scores}
+    known = rewards_of(e.scores, where=where, place=["evaluation", "scores"])
     metric = metric_of(run, where=where)
-    captions: Reward | None = known.get(CAPTION_MATCH)
-    others = [reward for name, reward in known.items() if name not in (metric.name, CAPTION_MATCH)]
+    captions = next((reward for reward in known if isinstance(reward, CaptionMatch)), None)
+    others = [reward for reward in known if reward.name != metric.name and reward is not captions]
     labels = (metric.labels(judged.base), metric.labels(judged.tuned)) if isinstance(metric, Style) else None
     manifest = EvaluationManifest(
         metric=metric.name,
@@ -185,20 +188,36 @@ def _compared(
         num_steps=e.num_steps,
         guidance_scale=e.guidance,
         precision=e.precision,
-        scorer_hash=model_hash(families.SHIPPED["emoji"].with_name("emoji-scorer"))[:16],
+        scorer_version=metric.version,
         tie_margin=0.0,
     )
     return compare(
         judged,
         manifest=manifest,
-        metric=metric,
-        descriptions=others,
+        metric=cached(metric, cache),
+        quality=[cached(reward, cache) for reward in others if reward.judges],
+        descriptions=[cached(reward, cache) for reward in others if not reward.judges],
+        trained=trained_on(run, where=where),
         preferred_labels=labels,
-        caption_match=captions,
+        caption_match=None if captions is None else cached(captions, cache),
         features=perceptual_features,
         preferred_images=_preferred_images(run, judged.base.shape[-1], where),
         more_seeds=more,
     )
+
+
+def trained_on(run: RunFile, *, where: str) -> set[str]:
+    """Names of the rewards that training aimed at, or that made the labels of the stored data.
+
+    Of stored data, what the first 256 rows say of their judge is read.
+    """
+    if run.online is not None:
+        reward = reward_of(run.online.reward, where=where, place=["online", "reward"])
+        parts = [part.reward.name for part in reward.parts] if isinstance(reward, Combined) else []
+        return {reward.name, *parts}
+    data = data_of(run, run.data.train_split, where=where)
+    judges = (example.provenance.get("judge") for example in islice(data, 256))
+    return {str(judge["name"]) for judge in judges if isinstance(judge, dict) and "name" in judge}
 
 
 def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
@@ -230,18 +249,21 @@ def metric_of(run: RunFile, *, where: str) -> Reward:
     Raises:
         ConfigError: Nothing says what people prefer in this data, or the run was trained on the score.
     """
-    name = run.evaluation.metric
-    if name is None and run.data.path not in SHIPPED_DATA:
+    written = run.evaluation.metric
+    if written is None and run.data.path not in SHIPPED_DATA:
         raise ConfigError(
             f"{where}: evaluation.metric: name the reward that judges {run.data.path!r}; only the shipped "
             f"data has a judge of its own. Rewards: {', '.join(rewards.catalog.names())}."
         )
-    name = name or STYLE
-    if run.online is not None and run.online.reward == name:
+    if written in (None, STYLE):
+        metric: Reward = Style(style=run.evaluation.preferred_style)
+    else:
+        metric = reward_of(written, where=where, place=["evaluation", "metric"])
+    if run.online is None:
+        return metric
+    if reward_of(run.online.reward, where=where, place=["online", "reward"]).name == metric.name:
         raise ConfigError(
-            f"{where}: evaluation.metric: the run was trained on {name!r}, which cannot judge it. "
+            f"{where}: evaluation.metric: the run was trained on {metric.name!r}, which cannot judge it. "
             "Take another."
         )
-    if name == STYLE:
-        return Style(style=run.evaluation.preferred_style)
-    return rewards.catalog.get(name, where=f"{where}: evaluation.metric")
+    return metric

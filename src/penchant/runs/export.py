@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
+from penchant.hub import model_hash
 from penchant.runs.folder import RunFolder, writing
 from penchant.runs.forms import Form
 from penchant.runs.load import load
-from penchant.runs.manifest import model_hash
 from penchant.runs.schema import RunFile
 from penchant.runs.stored_lora import FILE, StoredLora
 from penchant.training import checkpoint

@@ -103,6 +103,11 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def scores(self) -> Path:
+        """Scores of images, so that none is scored twice."""
+        return self.path / "scores.sqlite"
+
+    @property
     def samples(self) -> Path:
         """Images before and after."""
         return self.path / "samples"
@@ -139,7 +144,7 @@ class RunFolder:
 
     def _parts(self) -> tuple[Path, ...]:
         return (
-            *(self.run_file, self.manifest, self.metrics, self.results, self.report),
+            *(self.run_file, self.manifest, self.metrics, self.results, self.scores, self.report),
             *(self.samples, self.drawn, self.checkpoints, self.adapter, self.pipeline, self.tensorboard),
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -10,12 +10,16 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from penchant import methods, rewards
+from penchant import methods
 from penchant.errors import ConfigError, unknown
+from penchant.runs.build_schema import BuildFile
+from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import RunFile
 from penchant.runs.sentences import at, problem, refused, shown
 
 SET: Final = "--set"
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def load(path: Path, assignments: Sequence[str] = ()) -> RunFile:
@@ -28,11 +32,30 @@ def load(path: Path, assignments: Sequence[str] = ()) -> RunFile:
     Raises:
         ConfigError: One line that names file, place, problem and way out.
     """
-    config = _read(path)
+    return check(read(path, assignments, RunFile), where=str(path), assigned=_keys(assignments))
+
+
+def load_build(path: Path, assignments: Sequence[str] = ()) -> BuildFile:
+    """The same for a build file; its rewards are checked when they are made."""
+    raw = read(path, assignments, BuildFile)
+    return validated(BuildFile, raw, where=str(path), assigned=_keys(assignments))
+
+
+def read(path: Path, assignments: Sequence[str], schema: type[BaseModel]) -> Any:
+    """Plain values of a YAML file with options set on top.
+
+    Args:
+        path: YAML file.
+        assignments: Options as `training.steps=10`.
+        schema: Names what an empty file lacks.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or an option cannot be set.
+    """
+    config = _read(path, schema)
     for assignment in assignments:
         _assign(config, assignment)
-    raw = OmegaConf.to_container(config, resolve=False)
-    return check(raw, where=str(path), assigned=[a.partition("=")[0].strip() for a in assignments])
+    return OmegaConf.to_container(config, resolve=False)
 
 
 def check(raw: Any, *, where: str, assigned: Sequence[str] = ()) -> RunFile:
@@ -46,15 +69,20 @@ def check(raw: Any, *, where: str, assigned: Sequence[str] = ()) -> RunFile:
     Raises:
         ConfigError: An option is unknown, missing, of the wrong type or out of range.
     """
+    run = validated(RunFile, raw, where=where, assigned=assigned)
+    _refuse_unknown_names(run, where)
+    return run
+
+
+def validated(schema: type[Schema], raw: Any, *, where: str, assigned: Sequence[str] = ()) -> Schema:
+    """Plain values as a schema has them; see `check`."""
     _refuse_interpolation(raw, where, [])
     try:
-        run = RunFile.model_validate(raw)
+        return schema.model_validate(raw)
     except ValidationError as error:
         # A misspelt option is also a missing one; the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        raise _config_error(first, where, assigned) from None
-    _refuse_unknown_names(run, where)
-    return run
+        raise _config_error(first, where, assigned, schema) from None
 
 
 def dump(run: RunFile) -> str:
@@ -62,7 +90,11 @@ def dump(run: RunFile) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(run.model_dump(mode="json")))
 
 
-def _read(path: Path) -> DictConfig:
+def _keys(assignments: Sequence[str]) -> list[str]:
+    return [assignment.partition("=")[0].strip() for assignment in assignments]
+
+
+def _read(path: Path, schema: type[BaseModel]) -> DictConfig:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -76,7 +108,7 @@ def _read(path: Path) -> DictConfig:
             f"{path}: cannot be read ({error.strerror}). Check the path and its rights."
         ) from None
     if not text.strip():
-        raise ConfigError(f"{path}: is empty. Needed: {', '.join(_required(RunFile))}.")
+        raise ConfigError(f"{path}: is empty. Needed: {', '.join(_required(schema))}.")
     config = _parsed(text, where=str(path))
     if not isinstance(config, DictConfig):
         kind = "a list" if OmegaConf.is_list(config) else "a single value"
@@ -141,12 +173,11 @@ def _refuse_interpolation(value: Any, where: str, place: list[str]) -> None:
 
 def _refuse_unknown_names(run: RunFile, where: str) -> None:
     _in_list("method", run.method, methods.catalog.names(), f"{where}: method")
-    for score in run.evaluation.scores:
-        _in_list("reward", score, rewards.catalog.names(), f"{where}: evaluation.scores")
+    rewards_of(run.evaluation.scores, where=where, place=["evaluation", "scores"])
     if run.evaluation.metric is not None:
-        _in_list("reward", run.evaluation.metric, rewards.catalog.names(), f"{where}: evaluation.metric")
+        reward_of(run.evaluation.metric, where=where, place=["evaluation", "metric"])
     if run.online is not None:
-        _in_list("reward", run.online.reward, rewards.catalog.names(), f"{where}: online.reward")
+        reward_of(run.online.reward, where=where, place=["online", "reward"])
 
 
 def _in_list(kind: str, name: str, known: list[str], where: str) -> None:
@@ -154,28 +185,32 @@ def _in_list(kind: str, name: str, known: list[str], where: str) -> None:
         raise unknown(kind, name, known, where)
 
 
-def _config_error(error: ErrorDetails, where: str, assigned: Sequence[str]) -> ConfigError:
+def _config_error(
+    error: ErrorDetails, where: str, assigned: Sequence[str], schema: type[BaseModel]
+) -> ConfigError:
     place = [str(part) for part in error["loc"]]
     dotted = ".".join(place)
     if any(dotted == key or dotted.startswith(f"{key}.") for key in assigned):
         where = SET
     match error["type"]:
         case "extra_forbidden":
-            return unknown("option", place[-1], _section(place[:-1]).model_fields, at(where, place[:-1]))
+            known = _section(place[:-1], schema).model_fields
+            return unknown("option", place[-1], known, at(where, place[:-1]))
         case "missing":
             # A section is described by its own docstring, an option in the section it belongs to.
-            meaning = _section(place[:-1]).model_fields[place[-1]].description or _section(place).__doc__
+            field = _section(place[:-1], schema).model_fields[place[-1]]
+            meaning = field.description or _section(place, schema).__doc__
             return ConfigError(f"{at(where, place[:-1])}: option {place[-1]!r} is missing. {meaning}")
         case "value_error":
-            option, reason = refused(error.get("ctx", {})["error"], _section(place).model_fields)
+            option, reason = refused(error.get("ctx", {})["error"], _section(place, schema).model_fields)
             return ConfigError(f"{at(where, [*place, *option])}: {reason}")
         case _:
             return ConfigError(f"{at(where, place)}: {problem(error)}")
 
 
-def _section(place: Sequence[str]) -> type[BaseModel]:
-    """The section at a place of the run file; for an option, the section it belongs to."""
-    section: type[BaseModel] = RunFile
+def _section(place: Sequence[str], schema: type[BaseModel]) -> type[BaseModel]:
+    """The section at a place of the file; for an option, the section it belongs to."""
+    section = schema
     for name in place:
         field = section.model_fields.get(name)
         if field is None:

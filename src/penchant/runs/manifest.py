@@ -1,13 +1,12 @@
 """What a run was made from: versions, hashes, composition, times."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +15,10 @@ from typing import Any, Final
 import torch
 
 from penchant import __version__
-from penchant.errors import ModelError
 from penchant.runs.override import kind_of
 from penchant.slots.compose import Method
 
 PACKAGES: Final = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
-_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model"})
-_CHUNK: Final = 1 << 20
 
 
 def manifest(
@@ -78,26 +74,6 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
-def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
-    """SHA-256 over the weights, configurations and vocabularies of a model's folder, by relative path.
-
-    Files are read in pieces, so that large weights need no memory.
-
-    Args:
-        folder: The model's folder.
-        parts: Patterns of the files and folders in it that count.
-
-    Raises:
-        ModelError: A file cannot be read.
-    """
-    joined = hashlib.sha256()
-    counted = (path for part in parts for top in folder.glob(part) for path in (top, *top.rglob("*")))
-    files = {path for path in counted if path.is_file() and path.suffix in _HASHED}
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        joined.update(f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
-    return joined.hexdigest()
-
-
 def method_as_dict(method: Method) -> dict[str, Any]:
     """The composition with every option: what was trained, in plain values."""
     return {
@@ -121,19 +97,6 @@ def _options(slot: object) -> Mapping[str, Any]:
     assert is_dataclass(slot)
     values = {field.name: getattr(slot, field.name) for field in fields(slot)}
     return {name: _options(value) if is_dataclass(value) else value for name, value in values.items()}
-
-
-def _file_hash(path: Path) -> str:
-    hashed = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_CHUNK):
-                hashed.update(piece)
-    except OSError as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error.strerror}). Check the file and its rights."
-        ) from None
-    return hashed.hexdigest()
 
 
 def peak_memory() -> int:

@@ -84,6 +84,35 @@ def set_options(slot: Slot, options: Mapping[str, Any], *, where: str, place: li
     return _built(lambda: replace(slot, **checked), type(slot), where=where, place=place)
 
 
+def new_slot(
+    found: type,
+    kind: str,
+    options: Mapping[str, Any],
+    *,
+    where: str,
+    place: list[str],
+    ready: Mapping[str, Any] | None = None,
+) -> Any:
+    """A slot of a kind, from its own defaults.
+
+    Args:
+        found: The frozen dataclass.
+        kind: Its name in the file, for messages.
+        options: Value by name, as in the file.
+        where: File, for messages.
+        place: Place of the options in the file.
+        ready: Options that are objects already.
+    """
+    given = _checked(found, options, where=where, place=place, now=None) | dict(ready or {})
+    for name, parameter in inspect.signature(found).parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ConfigError(
+                f"{at(where, place)}: {found.__name__} needs the option {name!r}. "
+                f"Write `{name}: ...` beside `kind: {kind}`."
+            )
+    return _built(lambda: found(**given), found, where=where, place=place)
+
+
 def slot_kinds(factor: str, modules: list[ModuleType]) -> dict[str, type]:
     """The slots of a factor in some modules, by kind: `WinnerKept` is `winner-kept`."""
     return {
@@ -155,15 +184,7 @@ class _Kinds:
         kinds = known_kinds(self.method, factor)
         if not isinstance(kind, str) or kind not in kinds:
             raise unknown(f"kind of {factor}", str(kind), kinds, at(self.where, place))
-        found = kinds[kind]
-        checked = _checked(found, options, where=self.where, place=place, now=None)
-        for name, parameter in inspect.signature(found).parameters.items():
-            if parameter.default is parameter.empty and name not in checked:
-                raise ConfigError(
-                    f"{at(self.where, place)}: {found.__name__} needs the option {name!r}. "
-                    f"Write `{name}: ...` beside `kind: {kind}`."
-                )
-        return _built(lambda: found(**checked), found, where=self.where, place=place)
+        return new_slot(kinds[kind], kind, options, where=self.where, place=place)
 
 
 def _checked(

@@ -7,7 +7,9 @@ which the command runs.
 import re
 from typing import Annotated, Any, Final, Literal, Self, final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from penchant.runs.sentences import shown
 
 HELD_OUT: Final = "held-out"
 """Value of evaluation.prompts: take the prompts of a split of the data."""
@@ -18,7 +20,19 @@ AUTO: Final = "auto"
 Options = dict[str, Any]
 
 
-class _Section(BaseModel):
+def _named(value: object) -> object:
+    if isinstance(value, str | dict):
+        return value
+    raise ValueError(f"must be a name or a mapping with `kind`, got {shown(value)}")
+
+
+Named = Annotated[str | Options, BeforeValidator(_named)]
+"""A reward: its name, or a mapping with its `kind` and options."""
+
+
+class Section(BaseModel):
+    """A section of a file: unknown options and wrong types are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -29,7 +43,7 @@ def _ratio(text: str) -> str:
 
 
 @final
-class Buckets(_Section):
+class Buckets(Section):
     """Sizes of training images, all of about one area."""
 
     ratios: list[Annotated[str, AfterValidator(_ratio)]] = Field(
@@ -46,7 +60,7 @@ Names = Annotated[list[str], Field(min_length=1)]
 
 
 @final
-class Columns(_Section):
+class Columns(Section):
     """What the columns of a table mean; lists name one column per candidate, or one that holds a list."""
 
     images: Names = Field(description="Columns of the images: encoded bytes, or paths beside the table.")
@@ -68,7 +82,7 @@ class Columns(_Section):
 
 
 @final
-class Data(_Section):
+class Data(Section):
     """What people preferred."""
 
     path: str = Field(
@@ -164,7 +178,7 @@ class Data(_Section):
 
 
 @final
-class Lora(_Section):
+class Lora(Section):
     """The adapter of `mode: lora`."""
 
     rank: int = Field(default=16, ge=1, description="Rank of the update of each layer.")
@@ -191,7 +205,7 @@ class Lora(_Section):
 
 
 @final
-class Noise(_Section):
+class Noise(Section):
     """Noise levels of the training; what is left out is the model's own."""
 
     draw: Literal["independent", "stratified", "antithetic", "importance"] = Field(
@@ -219,7 +233,7 @@ class Noise(_Section):
 
 
 @final
-class Reference(_Section):
+class Reference(Section):
     """What the policy is compared with."""
 
     kind: Literal["start", "copy", "moving", "cached"] = Field(
@@ -267,7 +281,7 @@ _FROZEN_COPIES: Final = (("full", "start"), ("full", "copy"), ("lora", "copy"))
 
 
 @final
-class Training(_Section):
+class Training(Section):
     """How the model learns."""
 
     mode: Literal["lora", "full"] = Field(
@@ -365,15 +379,17 @@ class Training(_Section):
 
 
 @final
-class Online(_Section):
+class Online(Section):
     """Source of candidates for methods that sample the model while they train."""
 
     prompts_per_step: int = Field(default=4, ge=1, description="Prompts that are sampled per optimizer step.")
-    reward: str = Field(description="Reward that ranks the samples; a name of `penchant.rewards`.")
+    reward: Named = Field(
+        description="Reward that ranks the samples: a name, or a mapping with `kind` and options."
+    )
 
 
 @final
-class Health(_Section):
+class Health(Section):
     """When training warns, and when it stops itself."""
 
     winner_error_limit: float | None = Field(
@@ -401,7 +417,7 @@ class Health(_Section):
 
 
 @final
-class AutoBeta(_Section):
+class AutoBeta(Section):
     """How `objective: {beta: auto}` finds its value."""
 
     gradient_factor: float = Field(
@@ -416,7 +432,7 @@ class AutoBeta(_Section):
 
 
 @final
-class Evaluation(_Section):
+class Evaluation(Section):
     """Base and trained model on the same prompts and seeds."""
 
     prompts: str = Field(
@@ -450,15 +466,20 @@ class Evaluation(_Section):
         description="Type of the weights while sampling, as diffusers' `dtype`; float16 is for accelerators.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images that are sampled at once.")
-    metric: str | None = Field(
+    metric: Named | None = Field(
+        default=None,
+        description="Reward behind the headline win-rate, a name or a mapping with `kind` and options; null "
+        "is `style` for the shipped pairs. It may not be the one that training aims at.",
+    )
+    scores: list[Named] = Field(
+        default=["style", "caption-match"],
+        description="Rewards to report, each a name or a mapping with `kind` and options.",
+    )
+    score_cache: str | None = Field(
         default=None,
         min_length=1,
-        description="Reward behind the headline win-rate; null is `style` for the shipped pairs. It may not "
-        "be the one that training aims at.",
-    )
-    scores: list[str] = Field(
-        default=["style", "caption-match"],
-        description="Rewards to report; names of `penchant.rewards`.",
+        description="File of scores that several runs may share, so that the images of a base model are "
+        "scored once; null is `scores.sqlite` in the run folder.",
     )
     preferred_style: str = Field(
         default="fluent", min_length=1, description="Style whose share of the images is counted."
@@ -474,7 +495,7 @@ class Evaluation(_Section):
 
 
 @final
-class RunFile(_Section):
+class RunFile(Section):
     """One training run."""
 
     model: str = Field(

@@ -193,13 +193,13 @@ class SourceMaker:
         assert run.online is not None
         if not isinstance(family.process, VariancePreserving):
             raise CompositionError(
-                f"{self.where}: method {self.method.name!r} samples by DDIM, which does not fit the flow model "
-                f"{run.model!r}. Take a method for stored data."
+                f"{self.where}: method {self.method.name!r} samples by DDIM, which does not fit the flow "
+                f"model {run.model!r}. Take a method for stored data."
             )
         if ratio.sampler.num_steps >= family.process.num_timesteps:
             raise ConfigError(
-                f"{self.where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the model's "
-                f"timesteps, got {ratio.sampler.num_steps}."
+                f"{self.where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the "
+                f"model's timesteps, got {ratio.sampler.num_steps}."
             )
         if run.online.prompts_per_step % accelerator.num_processes:
             raise ConfigError(
@@ -282,8 +282,8 @@ class SourceMaker:
             )
         if run.training.reference.kind == "cached":
             raise ConfigError(
-                f"{self.where}: training.reference.kind: errors of streamed data are not cached. Take another "
-                "kind, or remove data.streaming."
+                f"{self.where}: training.reference.kind: errors of streamed data are not cached. Take "
+                "another kind, or remove data.streaming."
             )
         if len(self.sizes) > 1 and self.accelerator.num_processes > 1:
             raise ConfigError(

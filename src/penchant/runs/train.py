@@ -18,11 +18,12 @@ from rich.console import Console
 
 from penchant import families, log
 from penchant.errors import Interrupted, RunFolderError
+from penchant.hub import model_hash
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
 from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
 from penchant.runs.load import dump
-from penchant.runs.manifest import manifest, model_hash, peak_memory
+from penchant.runs.manifest import manifest, peak_memory
 from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
 from penchant.training.adapters import save_lora

@@ -265,9 +265,7 @@ def encode_images(
     return rows.table([key for found in keys.values() for key in found]), image
 
 
-def _encoded(
-    images: Sequence[Image], family: Encoders, size: Size, variant: tuple[float, bool]
-) -> Condition:
+def _encoded(images: Sequence[Image], family: Encoders, size: Size, variant: tuple[float, bool]) -> Condition:
     """Mean and deviation of the latents of images of one bucket, and what the model is told of them."""
     place, flip = variant
     crop = (place, place)

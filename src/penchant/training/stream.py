@@ -113,9 +113,7 @@ class StreamSource:
         examples, num_broken = self._encoded(rows)
         pieces = examples.pieces(range(len(rows)), self.micro_batch_size)
         return GlobalBatch(
-            micro=tuple(
-                examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces
-            ),
+            micro=tuple(examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces),
             draws=draws,
             epoch=epoch,
             size=self.batch_size,

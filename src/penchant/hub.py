@@ -1,5 +1,6 @@
-"""Pipelines of the Hugging Face hub, downloaded once: safetensors, configurations and vocabularies alone."""
+"""Model folders: downloaded once from the Hugging Face hub, and known by a hash of their content."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +16,9 @@ from huggingface_hub.errors import (
 )
 
 from penchant.errors import ModelError
-from penchant.families._folder import INDEX, UNUSED_PARTS
 
-WANTED: Final = [INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safetensors"))]
-"""Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
-CONFIGURATION: Final = [pattern for pattern in WANTED if not pattern.endswith(".safetensors")]
-"""The same without weights."""
-UNWANTED: Final = ["*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS)]
-"""Second copies of the weights in another precision, and parts that are never loaded."""
-
+_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model"})
+_CHUNK: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
@@ -32,13 +27,14 @@ def is_name(model: str) -> bool:
     return _NAME.fullmatch(model) is not None
 
 
-def download(model: str, where: str, *, wanted: Sequence[str] = WANTED) -> Path:
+def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
     """Folder of a hub model in the cache of huggingface_hub; what is there already is not fetched again.
 
     Args:
         model: `owner/name`, or `owner/name@revision` with a branch, a tag or a commit.
         where: Place of the name, for messages.
-        wanted: Patterns of the files.
+        wanted: Patterns of the files to fetch.
+        unwanted: Patterns of files among them to leave out.
 
     Raises:
         ModelError: It is gated, missing, has no such revision, or the hub cannot be reached.
@@ -48,7 +44,7 @@ def download(model: str, where: str, *, wanted: Sequence[str] = WANTED) -> Path:
     repository, revision = f"{parts['owner']}/{parts['name']}", parts["revision"]
     try:
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(wanted), ignore_patterns=UNWANTED
+            repository, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)
         )
     except GatedRepoError as error:
         raise ModelError(
@@ -76,3 +72,36 @@ def download(model: str, where: str, *, wanted: Sequence[str] = WANTED) -> Path:
             "arrived is kept."
         ) from error
     return Path(folder)
+
+
+def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
+    """SHA-256 over the weights, configurations and vocabularies of a model's folder, by relative path.
+
+    Files are read in pieces, so that large weights need no memory.
+
+    Args:
+        folder: The model's folder.
+        parts: Patterns of the files and folders in it that count.
+
+    Raises:
+        ModelError: A file cannot be read.
+    """
+    joined = hashlib.sha256()
+    counted = (path for part in parts for top in folder.glob(part) for path in (top, *top.rglob("*")))
+    files = {path for path in counted if path.is_file() and path.suffix in _HASHED}
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        joined.update(f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+    return joined.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    hashed = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_CHUNK):
+                hashed.update(piece)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}). Check the file and its rights."
+        ) from None
+    return hashed.hexdigest()

@@ -1,0 +1,1 @@
+"""Builders: make preference data, or judge it anew."""
