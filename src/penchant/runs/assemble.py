@@ -33,7 +33,15 @@ from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.cache import Cache
 from penchant.training.ema import MovingAverage
-from penchant.training.encode import Preparation, encode, groups_of, sampling_conditions
+from penchant.training.encode import (
+    Group,
+    Preparation,
+    encode_images,
+    encode_texts,
+    groups_of,
+    joined,
+    sampling_conditions,
+)
 from penchant.training.health import Health
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.optim import build_optimizer, build_schedule
@@ -157,8 +165,14 @@ def assemble(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
         step_scheduler_with_optimizer=False,
     )
-    family = families.load_folder(folder, where=f"{where}: model")
-    sizes = _sizes(run, family, where)
+    online = isinstance(method.ratio, Stepwise)
+    examples, heldout = None, None
+    if not online:
+        examples, heldout = _encoded(run, method, folder, train_data, accelerator, where, phase)
+    part = None if online else families.Part.DENOISER
+    family = families.load_folder(folder, where=f"{where}: model", part=part)
+    if not online:
+        family.release_encoders()
     family.to(accelerator.device)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
@@ -168,16 +182,10 @@ def assemble(
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
     models = models_of(method, family, network, bare, reference_network, PRECISIONS[run.training.precision])
-    num_groups, heldout = 0, None
-    if isinstance(method.ratio, Stepwise):
-        source: Source = _rollout(run, method, models, family, train_data, accelerator, where)
+    source: Source
+    if examples is None:
+        source = _rollout(run, method, models, family, train_data, accelerator, where)
     else:
-        training = Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip)
-        rows = _rows(run, folder, sizes, accelerator, where)
-        examples = _encoded(run, method, family, train_data, training, rows, "train", where, phase)
-        heldout = _heldout(run, method, family, Preparation(sizes=sizes), rows, where, phase)
-        family.release_encoders()
-        num_groups = len(examples.ids)
         source = _stored(run, examples, accelerator, where)
     if run.wants_auto_beta:
         method = _with_auto_beta(run, method, models, network, source, optimizer_of, accelerator, where)
@@ -199,7 +207,7 @@ def assemble(
         average=None if run.training.ema is None else MovingAverage(bare, decay=run.training.ema),
         health=Health(**run.health.model_dump()),
         accelerator=accelerator,
-        num_groups=num_groups,
+        num_groups=0 if examples is None else len(examples.ids),
         data=train_data,
         model_folder=folder,
         family=family,
@@ -310,34 +318,41 @@ def models_of(
 def _encoded(
     run: RunFile,
     method: Method,
-    family: DiffusionFamily,
-    data: Dataset,
-    preparation: Preparation,
-    rows: tuple[Rows, Rows],
-    name: str,
+    folder: Path,
+    train_data: Dataset,
+    accelerator: Accelerator,
     where: str,
     phase: Phase,
-) -> EncodedExamples:
+) -> tuple[EncodedExamples, EncodedExamples | None]:
+    """Training and held-out groups; of text encoders and autoencoder, only one is in memory at a time."""
+    splits = {"train": _groups(run, method, train_data, "train", where)}
+    if run.data.heldout_split is not None:
+        data = data_of(run, run.data.heldout_split, where=where)
+        splits["held-out"] = _groups(run, method, data, "held-out", where)
+    family = families.load_folder(folder, where=f"{where}: model", part=families.Part.TEXT_ENCODERS)
+    sizes = _sizes(run, family, where)
+    prompt_rows, image_rows = _rows(run, folder, sizes, accelerator, where)
+    family.to(accelerator.device)
+    prompts = {name: encode_texts(groups, family, prompt_rows) for name, groups in splits.items()}
+    del family
+    family = families.load_folder(folder, where=f"{where}: model", part=families.Part.AUTOENCODER)
+    family.to(accelerator.device)
+    preparations = {
+        "train": Preparation(sizes=sizes, crops=run.data.crops, flip=run.data.flip),
+        "held-out": Preparation(sizes=sizes),
+    }
+    encoded = {}
+    for name, groups in splits.items():
+        images = len({candidate.content_hash for group in groups for candidate in group.candidates})
+        with phase(f"encoding {name} images", images) as progress:
+            latents = encode_images(groups, family, preparations[name], image_rows, progress=progress)
+        encoded[name] = joined(groups, latents, prompts[name])
+    return encoded["train"], encoded.get("held-out")
+
+
+def _groups(run: RunFile, method: Method, data: Dataset, name: str, where: str) -> list[Group]:
     require_usable(data, method.shape)
-    groups = groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
-    images = len({candidate.content_hash for group in groups for candidate in group.candidates})
-    with phase(f"encoding {name} images", images) as progress:
-        return encode(groups, family, preparation, prompts=rows[0], images=rows[1], progress=progress)
-
-
-def _heldout(
-    run: RunFile,
-    method: Method,
-    family: DiffusionFamily,
-    preparation: Preparation,
-    rows: tuple[Rows, Rows],
-    where: str,
-    phase: Phase,
-) -> EncodedExamples | None:
-    if run.data.heldout_split is None:
-        return None
-    data = data_of(run, run.data.heldout_split, where=where)
-    return _encoded(run, method, family, data, preparation, rows, "held-out", where, phase)
+    return groups_of(data, method.shape, where=f"{where}: data.path: {run.data.path} ({name})")
 
 
 def _stored(run: RunFile, examples: EncodedExamples, accelerator: Accelerator, where: str) -> StoredSource:
