@@ -432,6 +432,43 @@ def test_a_fully_trained_pipeline_loads_in_plain_diffusers(family, folder, tmp_p
     assert families.resolve(str(tmp_path / "pipeline"))
 
 
+def test_its_parts_are_loaded_one_after_the_other(family, folder, case, condition, batch):
+    """Each alone gives what it gives in the whole; what is not loaded has no memory."""
+
+    def loaded(part):
+        found = families.load_folder(folder, part=part)
+        found.to(torch.device("cpu"))
+        parts = {name: p for name, p in found.pipeline.components.items() if isinstance(p, nn.Module)}
+        whole = {name for name, p in parts.items() if not any(q.is_meta for q in p.parameters())}
+        assert all(q.is_meta for name in parts.keys() - whole for q in parts[name].parameters())
+        assert parts.keys() == {n for n, p in family.pipeline.components.items() if isinstance(p, nn.Module)}
+        return found, whole
+
+    text, names = loaded(families.Part.TEXT_ENCODERS)
+    assert names and all(name.startswith("text_encoder") for name in names)
+    expected = family.encode_prompts([*PROMPTS, ""])
+    for name, value in text.encode_prompts([*PROMPTS, ""]).items():
+        assert torch.equal(value, expected[name])
+    images, others = loaded(families.Part.AUTOENCODER)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            images.encode_images(pictures(case)), family.encode_images(pictures(case)), strict=True
+        )
+    )
+    network, last = loaded(families.Part.DENOISER)
+    assert not names & others and not (names | others) & last and last == {family.network_part}
+    network.release_encoders()
+    noisy, timestep = batch.latents[:, 0], family.process.timestep(torch.tensor([0.2, 0.7]))
+    with torch.no_grad():
+        a, b = (f.denoiser(f.network)(noisy, timestep, condition) for f in (network, family))
+    assert torch.equal(a, b)
+    for found in (text, images, network):
+        assert (found.size, found.size_step, found.sample_shape, found.lora_targets) == (
+            family.size, family.size_step, family.sample_shape, family.lora_targets,
+        )  # fmt: skip
+
+
 def test_encoders_leave_memory(loaded):
     network = loaded.network
     loaded.release_encoders()

@@ -202,6 +202,6 @@ def require_usable(dataset: Dataset, shape: Shape) -> int:
 def _hash_file(path: Place) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(cast(BinaryIO, file), "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error

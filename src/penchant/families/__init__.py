@@ -11,10 +11,12 @@ from penchant.errors import ModelError
 from penchant.families import _folder, _single_file
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
+from penchant.families._pipeline import Part, only
 from penchant.protocols import DiffusionFamily
 
 __all__ = [
     "SHIPPED",
+    "Part",
     "PipelineFamily",
     "copy_other_parts",
     "family_of",
@@ -80,13 +82,19 @@ def load(model: str, *, where: str = "model") -> DiffusionFamily:
     return load_folder(resolve(model, where=where), where=where)
 
 
-def load_folder(folder: Path, *, where: str = "model") -> DiffusionFamily:
+def load_folder(folder: Path, *, where: str = "model", part: Part | None = None) -> DiffusionFamily:
     """Load a folder that `resolve` has found.
+
+    Args:
+        folder: The folder.
+        where: Place of its name, for messages.
+        part: The only part whose weights are loaded, so that only it can be used; None is everything.
 
     Raises:
         ModelError: As `family_of`, or if diffusers cannot load it.
     """
-    family: PipelineFamily = family_of(folder, where=where).load(folder)
+    with only(part):
+        family: PipelineFamily = family_of(folder, where=where).load(folder)
     return family
 
 

@@ -101,8 +101,10 @@ class PipelineFamily:
         return getattr(self.pipeline, self.network_part)
 
     def to(self, device: torch.device) -> None:
-        """Move network and encoders."""
-        self.pipeline.to(device)
+        """Move network and encoders, those that are loaded."""
+        for part in self.pipeline.components.values():
+            if isinstance(part, nn.Module) and not any(p.is_meta for p in part.parameters()):
+                part.to(device)
 
     def denoiser(self, network: nn.Module, *, autocast: torch.dtype | None = None) -> Denoiser:
         """Wrap a network (the family's own, or a prepared copy) so that ratios can call it."""

@@ -1,19 +1,50 @@
 """What several families need of a pipeline folder: loading it, cutting prompts, reading its scheduler."""
 
+import enum
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from penchant.diffusion.flow import RectifiedFlow, TimestepLaw, shift_for
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import ModelError
+from penchant.families import _folder
 
 logger = logging.getLogger(__name__)
+
+
+class Part(enum.Enum):
+    """Networks of a pipeline that are needed at the same time."""
+
+    TEXT_ENCODERS = "text encoders"
+    AUTOENCODER = "autoencoder"
+    DENOISER = "denoiser"
+
+
+_LIBRARIES: Final = ("diffusers", "transformers")
+_wanted: ContextVar[Part | None] = ContextVar("wanted", default=None)
+
+
+@contextmanager
+def only(part: Part | None) -> Iterator[None]:
+    """Inside, `load` reads the weights of one part; other networks have a configuration but no memory.
+
+    Args:
+        part: What is loaded; None is everything.
+    """
+    token = _wanted.set(part)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
 
 
 def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, object]) -> Any:
@@ -30,7 +61,11 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
     """
     try:
         pipeline = kind.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **replaced
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            **{**_empty_parts(folder, _wanted.get()), **replaced},
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
@@ -39,6 +74,32 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _empty_parts(folder: Path, wanted: Part | None) -> dict[str, nn.Module]:
+    """The networks that are not wanted, built from their configurations on the device without memory."""
+    empty: dict[str, nn.Module] = {}
+    index = _folder.index_of(folder, str(folder))
+    named = [name for name in _folder.parts_of(index) if name not in _folder.UNUSED_PARTS]
+    for name in named if wanted is not None else ():
+        library, kind = index[name]
+        found = getattr(import_module(library), kind, None) if library in _LIBRARIES else None
+        if _part_of(name) is wanted or not isinstance(found, type) or not issubclass(found, nn.Module):
+            continue
+        built: Any = found
+        place = str(folder / name)
+        with torch.device("meta"):
+            if library == "diffusers":
+                empty[name] = built.from_config(built.load_config(place))
+            else:
+                empty[name] = built(built.config_class.from_pretrained(place))
+    return empty
+
+
+def _part_of(name: str) -> Part:
+    if name.startswith("text_encoder"):
+        return Part.TEXT_ENCODERS
+    return Part.AUTOENCODER if name.startswith("vae") else Part.DENOISER
 
 
 def require_limits(pipeline: Any, folder: Path, tokenizers: Sequence[str]) -> None:

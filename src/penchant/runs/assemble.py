@@ -21,8 +21,10 @@ from penchant import families, methods, rewards
 from penchant.data.dataset import Dataset
 from penchant.data.stream import Stream
 from penchant.errors import CompositionError, ConfigError
+from penchant.families import Part
 from penchant.protocols import DiffusionFamily, Domain, Models
 from penchant.runs.data import RULES_OF, data_of, stream_of
+from penchant.runs.encoding import encode_stored
 from penchant.runs.networks import (
     load_family,
     make_trainable,
@@ -145,7 +147,10 @@ def assemble(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
         step_scheduler_with_optimizer=False,
     )
-    family = load_family(run, folder, where=where)
+    encoded = None
+    if isinstance(data, Dataset) and not isinstance(method.ratio, Stepwise):
+        encoded = encode_stored(run, method, folder, data, accelerator, where=where, phase=phase)
+    family = load_family(run, folder, part=None if encoded is None else Part.DENOISER, where=where)
     bare = family.network
     reference_network = make_trainable(family, run, method)
     family.to(accelerator.device)
@@ -163,7 +168,7 @@ def assemble(
         accelerator=accelerator,
         where=where,
         phase=phase,
-    )(data)
+    )(data, encoded)
     if run.wants_auto_beta:
         method = _with_auto_beta(
             run, method, models, network, sources.train, optimizer_of, accelerator, where

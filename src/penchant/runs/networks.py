@@ -23,9 +23,13 @@ from penchant.training.reference import (
 PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 
 
-def load_family(run: RunFile, folder: Path, *, where: str) -> DiffusionFamily:
-    """The model of a run, with the noise that the run file asks for."""
-    family = families.load_folder(folder, where=f"{where}: model")
+def load_family(
+    run: RunFile, folder: Path, *, where: str, part: families.Part | None = None
+) -> DiffusionFamily:
+    """The model of a run, or one part of it, with the noise that the run file asks for."""
+    family = families.load_folder(folder, where=f"{where}: model", part=part)
+    if part is families.Part.DENOISER:
+        family.release_encoders()
     family.process = process_of(family.process, run.noise, where=where)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()

@@ -1,50 +1,33 @@
 """From a run file to the batches of each step, and to what is measured beside the training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import final
 
 from accelerate import Accelerator
 
-from penchant.data.buckets import Size, bucket_sizes
-from penchant.data.dataset import Dataset, require_usable
+from penchant.data.buckets import Size
+from penchant.data.dataset import Dataset
 from penchant.data.stream import Stream
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.errors import CompositionError, ConfigError
 from penchant.protocols import DiffusionFamily, Models
-from penchant.randomness import Randomness
-from penchant.runs.caches import encoding_rows, with_cached_reference
-from penchant.runs.data import data_of, rules_of, stream_of
+from penchant.runs.caches import with_cached_reference
+from penchant.runs.data import rules_of, stream_of
+from penchant.runs.encoding import Encoded, HeldOutGroups, held_out, num_images, preparation_of, sizes_of
 from penchant.runs.noise import law_of
 from penchant.runs.rewards import reward_of
 from penchant.runs.schema import Noise, Reference, RunFile
 from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
-from penchant.training.encode import Group, Preparation, encode, groups_of, sampling_conditions
+from penchant.training.encode import Preparation, encode, sampling_conditions
 from penchant.training.online.rollout import RolloutSource
-from penchant.training.source import EncodedExamples, Source, StoredSource, repeated_draws
+from penchant.training.source import Source, StoredSource, repeated_draws
 from penchant.training.stream import BrokenRows, StreamSource, first_groups
-from penchant.training.table import Rows
 from penchant.training.timesteps import DrawnTimesteps, TimestepLaw
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutGroups:
-    """What is measured during the training.
-
-    Attributes:
-        examples: Encoded groups.
-        rows: Which of them.
-        draws: At which random draws.
-    """
-
-    examples: EncodedExamples
-    rows: Sequence[int]
-    draws: Sequence[Randomness]
 
 
 @final
@@ -91,13 +74,13 @@ class SourceMaker:
     accelerator: Accelerator
     where: str
     phase: Phase
-    sizes: Sequence[Size] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", self._sizes())
-
-    def __call__(self, data: Dataset | Stream) -> Sources:
+    def __call__(self, data: Dataset | Stream, encoded: Encoded | None) -> Sources:
         """The sources over the training data.
+
+        Args:
+            data: The training split.
+            encoded: The same after the encoders, of stored data that the method learns from.
 
         Raises:
             PenchantError: Options do not fit each other, the model or the data.
@@ -111,17 +94,16 @@ class SourceMaker:
                 f"{self.where}: training.batch_size: must be divisible by the {processes} processes, "
                 f"got {self.run.training.batch_size}."
             )
-        return self._streamed(data) if isinstance(data, Stream) else self._stored(data)
+        if isinstance(data, Stream):
+            return self._streamed(data)
+        assert encoded is not None
+        return self._stored(encoded, data.content_hash)
 
-    def _stored(self, data: Dataset) -> Sources:
-        """Every image and prompt is encoded once, before the first step."""
+    def _stored(self, encoded: Encoded, data_hash: str) -> Sources:
+        """Every image and prompt was encoded once."""
         run, t = self.run, self.run.training
         law = law_of(self.family.process, run.noise, self.method, where=self.where)
-        rows = encoding_rows(run, self.model_folder, self.sizes, self.accelerator, where=self.where)
-        training = Preparation(sizes=self.sizes, crops=run.data.crops, flip=run.data.flip)
-        examples = self._examples(self._groups(data, "train"), training, rows, "train")
-        heldout = self._heldout(rows)
-        self.family.release_encoders()
+        examples, heldout = encoded.train, encoded.heldout
         cached = t.reference.kind == "cached"
         if cached:
             measured = partial(
@@ -129,7 +111,7 @@ class SourceMaker:
                 run,
                 self.method,
                 self.family,
-                data_hash=data.content_hash,
+                data_hash=data_hash,
                 model_folder=self.model_folder,
                 accelerator=self.accelerator,
                 where=self.where,
@@ -162,14 +144,15 @@ class SourceMaker:
     def _streamed(self, stream: Stream) -> Sources:
         """Images and prompts are encoded for the step that needs them."""
         run = self.run
-        self._refuse_with_streaming()
+        sizes = sizes_of(run, self.family, where=self.where)
+        self._refuse_with_streaming(sizes)
         law = law_of(self.family.process, run.noise, self.method, where=self.where)
         source = StreamSource(
             stream,
             self.method.shape,
             rules_of(run),
             self.family,
-            Preparation(sizes=self.sizes, crops=run.data.crops, flip=run.data.flip),
+            preparation_of(run, sizes),
             batch_size=run.training.batch_size,
             micro_batch_size=self._micro_batch_size,
             shuffle_buffer=run.data.shuffle_buffer,
@@ -178,10 +161,9 @@ class SourceMaker:
             process=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
         )
-        rows = encoding_rows(run, self.model_folder, self.sizes, self.accelerator, where=self.where)
         return Sources(
             train=source if law is None else DrawnTimesteps(source, law),
-            heldout=self._heldout(rows),
+            heldout=self._streamed_heldout(sizes),
             num_groups=len(stream),
             law=law,
             broken=BrokenRows(source, share=run.data.max_broken, at_least=run.data.shuffle_buffer),
@@ -227,53 +209,17 @@ class SourceMaker:
         t = self.run.training
         return t.micro_batch_size or t.batch_size // self.accelerator.num_processes
 
-    def _sizes(self) -> tuple[Size, ...]:
-        """Height and width of each bucket, or of the one square."""
-        data, step = self.run.data, self.family.size_step
-        size = data.size or self.family.size
-        if size % step:
-            raise ConfigError(
-                f"{self.where}: data.size: must be a multiple of {step} for this model, got {size}."
-            )
-        if data.buckets is None:
-            return ((size, size),)
-        if data.buckets.step % step:
-            raise ConfigError(
-                f"{self.where}: data.buckets.step: must be a multiple of {step} for this model, "
-                f"got {data.buckets.step}."
-            )
-        return bucket_sizes(data.buckets.ratios, size=size, step=data.buckets.step)
-
-    def _groups(self, data: Dataset, name: str) -> list[Group]:
-        require_usable(data, self.method.shape)
-        place = f"{self.where}: data.path: {self.run.data.path} ({name})"
-        return groups_of(data, self.method.shape, where=place, rules=rules_of(self.run))
-
-    def _examples(
-        self, groups: list[Group], preparation: Preparation, rows: tuple[Rows, Rows], name: str
-    ) -> EncodedExamples:
-        images = len({candidate.content_hash for group in groups for candidate in group.candidates})
-        with self.phase(f"encoding {name} images", images) as progress:
-            return encode(
-                groups, self.family, preparation, prompts=rows[0], images=rows[1], progress=progress
-            )
-
-    def _heldout(self, rows: tuple[Rows, Rows]) -> HeldOutGroups | None:
-        run, t = self.run, self.run.training
-        split = run.data.heldout_split
+    def _streamed_heldout(self, sizes: Sequence[Size]) -> HeldOutGroups | None:
+        """No more held-out groups in memory than are measured."""
+        run, split = self.run, self.run.data.heldout_split
         if split is None:
             return None
-        if run.data.streaming:  # no more of it in memory than is measured
-            stream = stream_of(run, split, where=self.where)
-            groups = first_groups(stream, self.method.shape, rules_of(run), t.heldout_examples)
-        else:
-            groups = self._groups(data_of(run, split, where=self.where), "held-out")
-        examples = self._examples(groups, Preparation(sizes=self.sizes), rows, "held-out")
-        shuffled = Randomness(run=run.seed).permutation(len(examples.ids), "held-out rows")
-        draws = [Randomness(run=run.seed, epoch=-1 - number) for number in range(t.heldout_draws)]
-        return HeldOutGroups(examples=examples, rows=shuffled[: t.heldout_examples], draws=draws)
+        stream = stream_of(run, split, where=self.where)
+        groups = first_groups(stream, self.method.shape, rules_of(run), run.training.heldout_examples)
+        with self.phase("encoding held-out images", num_images(groups)) as progress:
+            return held_out(run, encode(groups, self.family, Preparation(sizes=sizes), progress=progress))
 
-    def _refuse_with_streaming(self) -> None:
+    def _refuse_with_streaming(self, sizes: Sequence[Size]) -> None:
         run = self.run
         if run.data.cache is not None:
             raise ConfigError(
@@ -285,7 +231,7 @@ class SourceMaker:
                 f"{self.where}: training.reference.kind: errors of streamed data are not cached. Take "
                 "another kind, or remove data.streaming."
             )
-        if len(self.sizes) > 1 and self.accelerator.num_processes > 1:
+        if len(sizes) > 1 and self.accelerator.num_processes > 1:
             raise ConfigError(
                 f"{self.where}: data.buckets: streamed buckets work in one process, got "
                 f"{self.accelerator.num_processes}. Remove buckets, or streaming."

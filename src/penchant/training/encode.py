@@ -172,6 +172,16 @@ def encode(
     Raises:
         DataError: An image cannot be read; names its row.
     """
+    latents = encode_images(
+        groups, family, preparation, images or InMemory(), batch_size=batch_size, progress=progress
+    )
+    return joined(groups, latents, encode_texts(groups, family, prompts or InMemory()))
+
+
+def joined(
+    groups: Sequence[Group], images: tuple[Table, Int[Tensor, "N F K"]], prompts: tuple[Table, list[int]]
+) -> EncodedExamples:
+    """The groups with what `encode_images` and `encode_texts` gave for them."""
     longest = max(len(group.candidates) for group in groups)
     valid = torch.zeros((len(groups), longest), dtype=torch.bool)
     score = torch.zeros((len(groups), longest))
@@ -179,14 +189,12 @@ def encode(
         valid[number, : len(group.candidates)] = True
         if group.score is not None:
             score[number, : len(group.candidates)] = torch.tensor(group.score, dtype=torch.float32)
-    latents, image = encode_images(groups, family, preparation, images or InMemory(), batch_size, progress)
-    conditions, prompt = encode_texts(groups, family, prompts or InMemory())
     return EncodedExamples(
         ids=tuple(group.id for group in groups),
-        latents=latents,
-        image=image,
-        conditions=conditions,
-        prompt=prompt,
+        latents=images[0],
+        image=images[1],
+        conditions=prompts[0],
+        prompt=prompts[1],
         score=None if groups[0].score is None else score,
         valid=None if valid.all() else valid,
     )
@@ -222,8 +230,9 @@ def encode_images(
     family: Encoders,
     preparation: Preparation,
     rows: Rows,
-    batch_size: int,
-    progress: Callable[[int], None],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Table, Int[Tensor, "N F K"]]:
     """Latent posterior of every distinct image, and the row of each candidate in each variant.
 
