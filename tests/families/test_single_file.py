@@ -154,6 +154,15 @@ def test_a_file_of_another_family_than_the_configuration(file, tmp_path):
     )
 
 
+def test_a_file_of_xl_with_a_configuration_of_another_family(configuration, tmp_path):
+    path = tmp_path / "xl.safetensors"
+    save_file({"conditioner.embedders.1.model.positional_embedding": torch.zeros(1)}, path)
+    assert refused(f"{path}@{configuration}") == (
+        f"run.yaml: model: {path} holds Stable Diffusion XL, but {configuration} is the configuration of a "
+        f"StableDiffusionPipeline. Name the folder of a StableDiffusionXLPipeline: {path}@FOLDER."
+    )
+
+
 def test_a_file_of_a_family_that_is_not_read(tmp_path):
     path = tmp_path / "flux.safetensors"
     save_file({"double_blocks.0.img_attn.norm.key_norm.scale": torch.zeros(1)}, path)

@@ -59,11 +59,12 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
     ("content", "reason"),
     [
         (None, "does not fit the model (Error while deserializing header"),
-        ({}, "is of another family: it adapts 'nothing', the model has a unet"),
+        ({}, "is of another family or in another form: it holds nothing; the model has a unet"),
         (
             {"transformer.x.lora_A.weight": (2, 2)},
-            "is of another family: it adapts 'transformer.x.lora_A.weight', the model has a unet, of the "
-            "class UNet2DConditionModel. Give an adapter that was trained on this model.",
+            "is of another family or in another form: it holds transformer.x.lora_A.weight; the model has a "
+            "unet, of the class UNet2DConditionModel. Give an adapter that was trained on this model, as "
+            "diffusers writes it.",
         ),
         (
             {"unet.x.lora_A.weight": (2, 2), "text_encoder.y.lora_A.weight": (2, 2)},

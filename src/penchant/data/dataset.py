@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, final, overload
+from typing import BinaryIO, Protocol, cast, final, overload
 
 from penchant.data.paths import Place
 from penchant.data.recent import Cuts

@@ -100,26 +100,26 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
     if len(foreign) == len(shapes):
         held = foreign[0] if foreign else "nothing"
         raise ModelError(
-            f"{where} is of another family: it adapts {held!r}, the model has a {part}, of the class {kind}. "
-            "Give an adapter that was trained on this model."
+            f"{where} is of another family or in another form: it holds {held}; the model has a {part}, of "
+            f"the class {kind}. Give an adapter that was trained on this model, as diffusers writes it."
         )
     if foreign:
         raise ModelError(
             f"{where} also adapts other parts than the {part}, for example {foreign[0]!r}; they would be "
             f"lost. Give a LoRA of this model's {part} alone."
         )
-    layers = dict(network.named_modules())
+    weights = dict(network.named_parameters())
     for key, shape in shapes.items():
         name, _, factor = key.removeprefix(f"{part}.").partition(".lora_")
         if factor not in ("A.weight", "B.weight"):
             continue
         side, channels = ("input", shape[1]) if factor[0] == "A" else ("output", shape[0])
-        if name not in layers:
+        weight = weights.get(f"{name}.weight")
+        if weight is None:
             raise ModelError(
                 f"{where} is of another family: it adapts a layer {name!r}, which the model, of the class "
                 f"{kind}, has not. Give an adapter that was trained on this model."
             )
-        weight = layers[name].get_parameter("weight")
         own = weight.shape[1] if factor[0] == "A" else weight.shape[0]
         if channels != own:
             raise ModelError(
