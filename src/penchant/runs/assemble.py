@@ -12,7 +12,6 @@ from typing import Any, Final, final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -27,6 +26,7 @@ from penchant.runs.override import override
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
+from penchant.training import distributed
 from penchant.training.adapters import add_lora, continue_lora
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
@@ -132,7 +132,11 @@ def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
 
 
 def assemble(
-    run: RunFile, *, where: str, phase: Phase = lambda name, size: nullcontext(lambda done: None)
+    run: RunFile,
+    *,
+    where: str,
+    phase: Phase = lambda name, size: nullcontext(lambda done: None),
+    accelerator: Accelerator | None = None,
 ) -> Assembled:
     """Build every object of a training run.
 
@@ -140,6 +144,7 @@ def assemble(
         run: The run file.
         where: Its name, for messages.
         phase: Shows what is being done.
+        accelerator: Processes and devices; found out if None.
 
     Raises:
         PenchantError: Something the user gave is wrong; says where and what to do.
@@ -147,12 +152,7 @@ def assemble(
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
     train_data = data_of(run, run.data.train_split, where=where)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
-        mixed_precision="no",  # precision is the denoiser's, so that policy and reference share it
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = accelerator or distributed.accelerator()
     family = families.load_folder(folder, where=f"{where}: model")
     if (run.data.size or family.size) % family.size_step:
         raise ConfigError(
@@ -167,6 +167,7 @@ def assemble(
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
+    reference_network = distributed.shard(reference_network, accelerator)
     models = models_of(method, family, network, bare, reference_network, PRECISIONS[run.training.precision])
     num_groups, heldout = 0, None
     if isinstance(method.ratio, Stepwise):
