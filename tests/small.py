@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,6 +208,49 @@ def command(arguments: list[str], output: str, environment: dict[str, str]) -> N
         main.run()
 
 
+def several(calls: list, output: str, environment: dict[str, str]) -> None:
+    """Target of one of several processes: one call after the other, their output in a file."""
+    os.environ.update(environment)
+    with open(output, "w", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    for call in calls:
+        call()
+
+
+def line(*arguments: str) -> None:
+    """One command line; a code that is not 0 is printed."""
+    from penchant.cli import main
+
+    sys.argv = ["penchant", *arguments]
+    try:
+        main.run()
+    except SystemExit as end:
+        if end.code:
+            sys.stdout.write(f"exit code {end.code}\n")
+            sys.stdout.flush()
+
+
+def shards_on_cpu() -> None:
+    """Let accelerate shard without a GPU: its plugin can, but its state switches it on for GPUs alone."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    Accelerator(cpu=True)
+    for state in (AcceleratorState, PartialState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+        cpu_ram_efficient_loading=False
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
 class Launcher:
     """Starts `penchant` in processes of their own, which find the heavy packages already imported."""
 
@@ -222,3 +266,17 @@ class Launcher:
         )
         process.start()
         return process
+
+    def start_two(self, *calls, outputs: tuple[Path, Path], **environment: str) -> list:
+        """Two processes that find each other and make the same calls, as `torchrun` starts them."""
+        common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        common |= {"MASTER_PORT": free_port(), **environment}
+        processes = []
+        for rank in ("0", "1"):
+            place = {"RANK": rank, "LOCAL_RANK": rank, **common}
+            process = self.context.Process(
+                target=several, args=(list(calls), str(outputs[int(rank)]), place), daemon=True
+            )
+            process.start()
+            processes.append(process)
+        return processes

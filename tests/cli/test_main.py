@@ -1,5 +1,6 @@
 """What a user sees of the command line: one line for an error, its exit code, and a quick --help."""
 
+import runpy
 import subprocess
 import sys
 
@@ -152,3 +153,18 @@ def test_data_has_its_own_commands(penchant):
     code, out, _ = penchant("data", "--help")
     assert code == 0
     assert "check" in out
+
+
+def test_launchers_start_the_module_that_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["-m", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("penchant", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("penchant ")
+
+
+def test_an_error_that_another_process_says_is_not_said_here(penchant, failing):
+    end = SystemExit(130)
+    end.__cause__ = TrainingStopped("said elsewhere")
+    failing(end)
+    assert penchant("train", "run.yaml") == (130, "", "")

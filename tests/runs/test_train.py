@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests import small
 
-from penchant.errors import TrainingStopped
+from penchant.errors import RunFolderError, TrainingStopped
 from penchant.evaluation.sampling import Request, Sampler, draw
 from penchant.families import sd15
 from penchant.log import METRICS
 from penchant.runs.evaluate import models, sampled
+from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
+from penchant.runs.train import _require_one_start
 
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
 
@@ -198,3 +201,18 @@ def test_resuming_a_complete_run_changes_nothing(options):
     after = small.metrics(folder.path), small.adapter(folder.path)[0]
     assert before[0] == after[0]
     assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([[7, 10]], r"would go on from different steps, \[5, 7\]. Put the run folder on a file system"),
+        ([[5, 11]], "the processes read different data. Give every machine the same file under data.path"),
+    ],
+)
+def test_processes_that_see_different_files_are_refused(tmp_path, others, message):
+    accelerator = SimpleNamespace(device="cpu", gather=lambda here: torch.cat([here, torch.tensor(others)]))
+    with pytest.raises(RunFolderError, match=message):
+        _require_one_start(accelerator, 5, f"{10:012x}" + "f" * 52, RunFolder(tmp_path))
+    accelerator.gather = lambda here: torch.cat([here, here])
+    _require_one_start(accelerator, 5, f"{10:012x}", RunFolder(tmp_path))

@@ -93,7 +93,8 @@ def run() -> None:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        said = isinstance(end.__cause__, PenchantError)  # by another one of several processes
+        if end.code == INTERRUPTED and not said:
             _interrupted()
         raise
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast, final, overload
+from typing import Protocol, final, overload
 
 from penchant.data.paths import Place
 from penchant.data.recent import Cuts
@@ -202,6 +202,9 @@ def require_usable(dataset: Dataset, shape: Shape) -> int:
 def _hash_file(path: Place) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(cast(BinaryIO, file), "sha256").hexdigest()
+            hashed = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                hashed.update(piece)
+            return hashed.hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -39,6 +37,7 @@ from penchant.runs.terminal import Phase
 from penchant.shapes import Shape
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
+from penchant.training import distributed
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
@@ -126,7 +125,11 @@ def _refuse_rules_of_other_shapes(run: RunFile, shape: Shape | None, method: str
 
 
 def assemble(
-    run: RunFile, *, where: str, phase: Phase = lambda name, size: nullcontext(lambda done: None)
+    run: RunFile,
+    *,
+    where: str,
+    phase: Phase = lambda name, size: nullcontext(lambda done: None),
+    accelerator: Accelerator | None = None,
 ) -> Assembled:
     """Build every object of a training run.
 
@@ -134,6 +137,7 @@ def assemble(
         run: The run file.
         where: Its name, for messages.
         phase: Shows what is being done.
+        accelerator: Processes and devices; found out if None.
 
     Raises:
         PenchantError: Something the user gave is wrong; says where and what to do.
@@ -141,12 +145,8 @@ def assemble(
     method = method_of(run, where=where)
     folder = families.resolve(run.model, where=f"{where}: model")
     data = (stream_of if run.data.streaming else data_of)(run, run.data.train_split, where=where)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes would not find each other
-        mixed_precision="no",  # precision is the denoiser's, so that policy and reference share it
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # pieces are explicit here
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = accelerator or distributed.accelerator()
+    _refuse_with_shards(run, accelerator, where)
     encoded = None
     if isinstance(data, Dataset) and not isinstance(method.ratio, Stepwise):
         encoded = encode_stored(run, method, folder, data, accelerator, where=where, phase=phase)
@@ -158,6 +158,7 @@ def assemble(
     optimizer_of = _optimizer_maker(bare, run)
     optimizer = optimizer_of()
     network, optimizer = accelerator.prepare(bare, optimizer)
+    reference_network = distributed.shard(reference_network, accelerator)
     models = models_of(run, method, family, network, reference_network)
     sources = SourceMaker(
         run=run,
@@ -195,6 +196,24 @@ def assemble(
         model_folder=folder,
         family=family,
     )
+
+
+def _refuse_with_shards(run: RunFile, accelerator: Accelerator, where: str) -> None:
+    """Refuse what shards (FSDP2) cut apart, or what needs a pass of one process alone."""
+    if not accelerator.is_fsdp2:
+        return
+    reference = run.training.reference
+    if run.training.optimizer == "adafactor":
+        raise ConfigError(
+            f"{where}: training.optimizer: adafactor keeps moments of rows and columns, which shards (FSDP2) "
+            "cut apart. Take adamw, or whole copies (`torchrun`)."
+        )
+    if reference.offload or reference.kind in ("moving", "cached"):
+        what = "offload" if reference.offload else f"kind {reference.kind}"
+        raise ConfigError(
+            f"{where}: training.reference: {what} does not work with shards (FSDP2). Take kind start, or "
+            "whole copies (`torchrun`)."
+        )
 
 
 def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer]:

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
+from diffusers import AutoModel
 from rich.console import Console
 
 from penchant import families, log
-from penchant.errors import Interrupted, RunFolderError
+from penchant.errors import Interrupted, PenchantError, RunFolderError, TrainingStopped
 from penchant.hub import model_hash
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
@@ -26,11 +28,14 @@ from penchant.runs.load import dump
 from penchant.runs.manifest import manifest, peak_memory
 from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
+from penchant.training import distributed
 from penchant.training.adapters import save_lora
 from penchant.training.callbacks import HeldOut, MetricsFile, ProgressBar, TensorBoard
 from penchant.training.checkpoint import Checkpointer, TrainState, latest
 from penchant.training.checkpoint import load as load_checkpoint
+from penchant.training.distributed import whole_tensors
 from penchant.training.loop import Callback, Progress, fit
+from penchant.training.presence import Presence
 from penchant.training.self_check import self_check
 from penchant.training.timesteps import Importance
 
@@ -56,19 +61,70 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     """
     log.set_up()
     console = console if log.is_main_process() else Console(quiet=True)
+    accelerator, progress = distributed.accelerator(), Progress()
+    with _one_voice(accelerator, folder, progress):
+        _train(run, folder, accelerator, progress, resume=resume, console=console, where=where)
+
+
+@contextmanager
+def _one_voice(accelerator: Accelerator, folder: RunFolder, progress: Progress) -> Iterator[None]:
+    """Inside, of several processes one says an error that all have, and the end of one has a name."""
+    if accelerator.num_processes == 1:
+        yield
+        return
+    with Presence.of_launch(accelerator.process_index, accelerator.num_processes) as presence:
+        try:
+            try:
+                yield
+            except RuntimeError as error:
+                with stop_on_signals():  # launchers send one, and the sentence takes a moment
+                    ranks = presence.lost()
+                    if not ranks:
+                        raise
+                    raise TrainingStopped(_loss_of(ranks, accelerator, folder, progress)) from error
+        except PenchantError as error:
+            if presence.says(str(error)):
+                raise
+            raise SystemExit(error.exit_code) from error
+
+
+def _loss_of(ranks: list[int], accelerator: Accelerator, folder: RunFolder, progress: Progress) -> str:
+    """The sentence that names the processes that have ended, and how to go on."""
+    place = latest(folder.checkpoints)
+    way_out = "No checkpoint is written yet; start again with --overwrite."
+    if place is not None:
+        way_out = f"The checkpoint {place.name} is whole; go on with --resume."
+    return (
+        f"step {progress.step + 1}: rank {' and '.join(map(str, ranks))} of {accelerator.num_processes} "
+        f"processes has ended: killed, out of memory, or by an error of its own. {way_out}"
+    )
+
+
+def _train(
+    run: RunFile,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    resume: bool,
+    console: Console,
+    where: str,
+) -> None:
     started = datetime.now(UTC)
     earlier = _earlier_manifest(folder) if resume else None
     torch.manual_seed(run.seed)
     require_possible(run, where=where)
-    parts = assemble(_with_found_beta(run, earlier), where=where, phase=partial(phase, console))
+    parts = assemble(
+        _with_found_beta(run, earlier), where=where, phase=partial(phase, console), accelerator=accelerator
+    )
     if earlier is not None:
         _refuse_other_content(run, folder, parts, earlier)
-    main = parts.accelerator.is_main_process
+    main = accelerator.is_main_process
     state = TrainState(
         network=parts.bare,
         optimizer=parts.optimizer,
         schedule=parts.schedule,
-        progress=Progress(),
+        progress=progress,
         average=parts.average,
         health=parts.health,
         importance=_importance(parts),
@@ -78,7 +134,8 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     if place is not None:
         load_checkpoint(state, place)
         console.print(f"going on from step {state.progress.step} of {run.training.steps}")
-    else:
+    _require_one_start(accelerator, progress.step, parts.data.content_hash, folder)
+    if place is None:
         _check(run, parts, console)
     if run.wants_auto_beta and earlier is None:
         console.print(f"beta: auto found {parts.method.objective.beta:g}", highlight=False)  # type: ignore[attr-defined]
@@ -88,22 +145,22 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
                 folder.path, overwrite=True
             )  # only now: everything the user gave has proved sound
         _write_heads(run, folder, parts, started, earlier)
-    parts.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     bar = ProgressBar(console, steps=run.training.steps, done=state.progress.step)
     with stop_on_signals() as received, bar:
-        progress = fit(
+        fit(
             parts.method,
             parts.models,
             parts.network,
             parts.sources.train,
             parts.optimizer,
             parts.schedule,
-            accelerator=parts.accelerator,
+            accelerator=accelerator,
             steps=run.training.steps,
             max_grad_norm=max_grad_norm(run),
             callbacks=[*_callbacks(run, folder, parts, state), bar],
-            progress=state.progress,
-            stop=lambda: _anywhere(bool(received), parts.accelerator),
+            progress=progress,
+            stop=lambda: _anywhere(bool(received), accelerator),
         )
     if progress.step < run.training.steps:
         number = received[0] if received else signal.SIGTERM
@@ -112,8 +169,8 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
             "written. Go on with --resume.",
             signal_number=number,
         )
+    _export(run, folder, parts)
     if main:
-        _export(run, folder, parts)
         _mark_complete(folder, parts, seconds=(datetime.now(UTC) - started).total_seconds())
 
 
@@ -186,6 +243,24 @@ def _importance(parts: Assembled) -> Importance | None:
     return law if isinstance(law, Importance) else None
 
 
+def _require_one_start(accelerator: Accelerator, step: int, data_hash: str, folder: RunFolder) -> None:
+    """Machines that do not share the run folder or the data would train different runs side by side."""
+    here = torch.tensor([[step, int(data_hash[:12], 16)]], device=accelerator.device)
+    starts = accelerator.gather(here)
+    assert isinstance(starts, torch.Tensor)
+    steps, data = starts.unbind(1)
+    if steps.unique().numel() > 1:
+        raise RunFolderError(
+            f"{folder.path}: the processes would go on from different steps, {steps.tolist()}. Put the run "
+            "folder on a file system that all machines share."
+        )
+    if data.unique().numel() > 1:
+        raise RunFolderError(
+            f"{folder.path}: the processes read different data. Give every machine the same file under "
+            "data.path."
+        )
+
+
 def _check(run: RunFile, parts: Assembled, console: Console) -> None:
     """The start-up self-check, printed."""
     check = self_check(
@@ -230,17 +305,33 @@ def _export(run: RunFile, folder: RunFolder, parts: Assembled) -> None:
     """Weights as plain diffusers loads them: `adapter/` or `pipeline/`, written beside and moved in place."""
     place = folder.adapter if run.training.mode == "lora" else folder.pipeline
     beside = place.with_name(f".partial-{place.name}")
+    main = parts.accelerator.is_main_process
     with writing(place), parts.average.applied() if parts.average is not None else nullcontext():
-        shutil.rmtree(beside, ignore_errors=True)
+        if main:
+            shutil.rmtree(beside, ignore_errors=True)
         if run.training.mode == "lora":
-            save_lora(parts.family, beside)
+            save_lora(parts.family, beside, main=main)
         else:
-            part = parts.family.network_part
-            families.copy_other_parts(parts.model_folder, beside, trained=part)
-            parts.bare.save_pretrained(str(beside / part), safe_serialization=True)
+            _save_pipeline(parts, beside)
+        if not main:
+            return
         shutil.rmtree(place, ignore_errors=True)
         beside.rename(place)
         folder.results.unlink(missing_ok=True)  # they were measured on other weights
+
+
+def _save_pipeline(parts: Assembled, folder: Path) -> None:
+    """The model's folder with the trained network in it; every process has to take part."""
+    part, main = parts.family.network_part, parts.accelerator.is_main_process
+    weights = whole_tensors(parts.bare.state_dict(), main=main)
+    if not main:
+        return
+    families.copy_other_parts(parts.model_folder, folder, trained=part)
+    network = AutoModel.from_pretrained(
+        str(parts.model_folder), subfolder=part, use_safetensors=True, local_files_only=True
+    )  # the class of a sharded network is not the one that diffusers loads
+    network.load_state_dict(weights, assign=True)
+    network.save_pretrained(str(folder / part), safe_serialization=True)
 
 
 def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:

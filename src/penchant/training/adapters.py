@@ -14,6 +14,7 @@ from torch import nn
 
 from penchant.errors import ModelError
 from penchant.protocols import DiffusionFamily
+from penchant.training.distributed import whole_tensors
 
 POLICY: Final = "default"
 """Name of the adapter in training."""
@@ -132,12 +133,22 @@ def train_only_adapter(network: nn.Module) -> None:
     """Let the policy's adapter train, in float32, and nothing else."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name)
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
-def save_lora(family: DiffusionFamily, folder: Path) -> None:
-    """Write the policy's adapter as diffusers' LoRA safetensors, scale included."""
+def save_lora(family: DiffusionFamily, folder: Path, *, main: bool = True) -> None:
+    """Write the policy's adapter as diffusers' LoRA safetensors, scale included.
+
+    Args:
+        family: Its network holds the adapter.
+        folder: Where to.
+        main: False on a process that only takes part, because it holds shards of what is written.
+    """
+    layers = get_peft_model_state_dict(family.network, adapter_name=POLICY)
+    layers = whole_tensors(layers, main=main)
+    if not main:
+        return
     config = family.network.peft_config[POLICY]
     metadata = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
-    family.write_lora(folder, get_peft_model_state_dict(family.network, adapter_name=POLICY), metadata)
+    family.write_lora(folder, layers, metadata)

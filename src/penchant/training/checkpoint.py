@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.errors import RunFolderError
+from penchant.training.distributed import share, trained_parameters, whole_tensors
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
 from penchant.training.loop import Progress, Record
@@ -56,10 +57,10 @@ class TrainState:
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
-        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        return trained_parameters(self.network)
 
 
-def save(state: TrainState, folder: Path) -> Path:
+def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
     """Write a checkpoint for the step that `state.progress` stands at.
 
     It is written beside its place and moved there when it is whole, so a full disk or a kill leaves only what
@@ -68,6 +69,7 @@ def save(state: TrainState, folder: Path) -> Path:
     Args:
         state: What to store.
         folder: The run's `checkpoints/`.
+        main: False on a process that only takes part, because it holds shards of what is written.
 
     Returns:
         Folder of the new checkpoint.
@@ -77,11 +79,15 @@ def save(state: TrainState, folder: Path) -> Path:
     """
     place = folder / f"step-{state.progress.step:08d}"
     partial = folder / f"{_PARTIAL}{place.name}"
+    if not main:
+        for _ in _tensors(state, main=False):
+            pass
+        return place
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         hashes = {}
-        for name, tensors in _tensors(state):
+        for name, tensors in _tensors(state, main=True):
             path = partial / f"{name}.safetensors"
             save_file(tensors, path)
             hashes[path.name] = _hash(path)
@@ -140,7 +146,7 @@ def load(state: TrainState, place: Path) -> None:
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(share(weights[name], parameter))
     _load_optimizer(state.optimizer, trained, load_file(place / "optimizer.safetensors"))
     state.schedule.load_state_dict(stored["schedule"])
     for group, rate in zip(state.optimizer.param_groups, stored["schedule"]["_last_lr"], strict=True):
@@ -189,9 +195,9 @@ class Checkpointer:
 
     def _write(self) -> None:
         self.written = self.state.progress.step
+        place = save(self.state, self.folder, main=self.main)
         if not self.main:
             return
-        place = save(self.state, self.folder)
         reached = [other for other in sorted(self.folder.glob("step-*")) if other.name <= place.name]
         kept = {*reached[-self.keep :], *self._last_good(reached)}
         for other in self.folder.glob("*step-*"):  # later and partial ones are leftovers of a killed run
@@ -204,18 +210,20 @@ class Checkpointer:
         return [] if first is None else [p for p in places if int(p.name.split("-")[1]) < first][-1:]
 
 
-def _tensors(state: TrainState) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _tensors(state: TrainState, *, main: bool) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What each file holds, one after the other; every process has to go through them."""
     trained = state.trained()
-    yield "weights", {name: p.detach().contiguous() for name, p in trained.items()}
-    moments: dict[str, Tensor] = {}
+    named: dict[str, dict[str, Tensor]] = {"weights": dict(trained), "optimizer": {}}
     for name, parameter in trained.items():
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            moments[f"{name}|{key}"] = torch.as_tensor(value).detach().contiguous()
-    yield "optimizer", moments
+            named["optimizer"][f"{name}|{key}"] = torch.as_tensor(value)
     if state.average is not None:
-        yield "average", state.average.tensors()
+        named["average"] = dict(state.average.tensors())
     if state.moving is not None:
-        yield "reference", state.moving.tensors()
+        named["reference"] = state.moving.tensors()
+    for file, tensors in named.items():
+        joined = whole_tensors(tensors, main=main)
+        yield file, {name: tensor.contiguous() for name, tensor in joined.items()}
 
 
 def _load_optimizer(
@@ -224,7 +232,7 @@ def _load_optimizer(
     for name in moments:
         parameter, key = trained[name.rsplit("|", 1)[0]], name.rsplit("|", 1)[1]
         value = moments[name]
-        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        optimizer.state[parameter][key] = value if key == "step" else share(value, parameter)
 
 
 def _damage(place: Path) -> str | None:

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from penchant.training.distributed import share, trained_parameters
 from penchant.training.loop import Progress, Record
 
 
@@ -21,7 +22,7 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.trained = trained_parameters(network)
         self.averages = {name: p.detach().float().clone() for name, p in self.trained.items()}
 
     def before_update(self, record: Record) -> None:
@@ -37,13 +38,13 @@ class MovingAverage:
         """Nothing to do."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages, by name."""
+        """The averages, by name; in shards if the network is."""
         return self.averages
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
         """Put stored averages back."""
         for name, value in averages.items():
-            self.averages[name].copy_(value)
+            self.averages[name].copy_(share(value, self.averages[name]))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

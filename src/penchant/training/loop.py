@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.protocols import Groups, Models
 from penchant.slots.compose import Method, Pool, StepOutput, step
+from penchant.training.distributed import trained_parameters, whole
 from penchant.training.source import GlobalBatch, Source
 
 
@@ -98,7 +99,7 @@ def fit(
         Where the run ended.
     """
     progress = progress or Progress()
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trained = list(trained_parameters(network).values())
     while progress.step < steps and not stop():
         started = time.perf_counter()
         batch = source(progress.step)
@@ -108,7 +109,7 @@ def fit(
         record = Record(step=progress.step + 1, metrics=aggregate(outputs, accelerator))
         record.metrics.update(
             {
-                "gradient/norm": float(norm),
+                "gradient/norm": float(whole(norm)),
                 "learning_rate": optimizer.param_groups[0]["lr"],
                 "epoch": batch.epoch,
                 "samples": progress.samples + batch.size,

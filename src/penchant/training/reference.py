@@ -50,6 +50,7 @@ def starting_point(network: Any) -> Iterator[None]:
         network.set_adapter(START)
     else:
         network.disable_adapters()
+    train_only_adapter(network)  # switching clears what trains, and FSDP would remember that for good
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from penchant.errors import TrainingStopped
 from penchant.protocols import Models
 from penchant.slots.compose import Method
 from penchant.slots.objectives.pairwise import Logistic
+from penchant.training.distributed import trained_parameters, whole
 from penchant.training.loop import accumulate, aggregate
 from penchant.training.source import GlobalBatch
 
@@ -88,7 +89,7 @@ def self_check(
         TrainingStopped: If the margin is not exactly 0, a logistic loss not log 2, or the gradient dead;
             names the likely cause.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trained = list(trained_parameters(network).values())
     if not trained:
         raise TrainingStopped("self-check: no parameter trains. Check mode and lora.targets.")
     outputs = accumulate(method, models, network, batch, accelerator)
@@ -102,7 +103,7 @@ def self_check(
         loss=metrics["loss"],
         objective=metrics["loss/objective"],
         margin=margin,
-        gradient_norm=float(norm if norm is not None else 0.0),
+        gradient_norm=float(whole(norm)) if norm is not None else 0.0,
         trainable=sum(p.numel() for p in trained),
         parameters=sum(p.numel() for p in network.parameters()),
         learning_rate=learning_rate,
