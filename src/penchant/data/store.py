@@ -179,7 +179,7 @@ def _copy(folder: Path, columns: Columns | None) -> Rows | None:
     return _mapped(table, columns) or _refuse(table)
 
 
-def _open(file: File, columns: Columns | None, recent: Recent, place: str) -> Rows:
+def _open(file: Place, columns: Columns | None, recent: Recent, place: str) -> Rows:
     match file.suffix.lower():
         case ".parquet":
             groups = parquet.RowGroups(file, recent)
