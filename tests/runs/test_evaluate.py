@@ -165,6 +165,9 @@ def test_names_and_prompts_are_checked_before_training(options, tmp_path):
     for place, wrong in wrongs.items():
         with pytest.raises(ConfigError, match=f"^run.yaml: evaluation.{place}: unknown reward 'beauty'"):
             check(options(evaluation=wrong), where="run.yaml")
+    stray = check(options(evaluation={"scores": [{"kind": "style", "stil": "noto"}]}), where="run.yaml")
+    with pytest.raises(ConfigError, match="^run.yaml: evaluation.scores.0: unknown option of Style 'stil'"):
+        require_possible(stray, where="run.yaml")
     lost = check(options(evaluation={"prompts": str(tmp_path / "lost.txt")}), where="run.yaml")
     with pytest.raises(DataError, match="lost.txt: cannot be read"):
         require_possible(lost, where="run.yaml")

@@ -195,6 +195,10 @@ WRONG_FILES = {
         RIGHT + "evaluation: {scores: [3]}\n",
         "run.yaml: evaluation.scores.0: must be a name or a mapping with `kind`, got 3.",
     ),
+    "a score without a kind": (
+        RIGHT + "evaluation: {scores: [{style: noto}]}\n",
+        "run.yaml: evaluation.scores.0: must be a name or a mapping with `kind`, got {'style': 'noto'}.",
+    ),
     "unknown reward": (
         RIGHT + "online: {reward: beauty}\n",
         "run.yaml: online.reward: unknown reward 'beauty'. Known: ",

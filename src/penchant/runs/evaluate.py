@@ -234,9 +234,10 @@ def require_possible(run: RunFile, *, where: str) -> None:
     """Refuse an evaluation section that could not be carried out, before hours of training.
 
     Raises:
-        ConfigError: The metric is the one that training aims at.
+        ConfigError: The metric is the one that training aims at, or a reward has a wrong option.
         DataError: The file of prompts cannot be read.
     """
+    rewards_of(run.evaluation.scores, where=where, place=["evaluation", "scores"])
     if run.evaluation.metric is not None:
         metric_of(run, where=where)
     if run.evaluation.prompts != HELD_OUT:

@@ -10,10 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from penchant import methods
+from penchant import methods, rewards
 from penchant.errors import ConfigError, unknown
 from penchant.runs.build_schema import BuildFile
-from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import RunFile
 from penchant.runs.sentences import at, problem, refused, shown
 
@@ -173,11 +172,14 @@ def _refuse_interpolation(value: Any, where: str, place: list[str]) -> None:
 
 def _refuse_unknown_names(run: RunFile, where: str) -> None:
     _in_list("method", run.method, methods.catalog.names(), f"{where}: method")
-    rewards_of(run.evaluation.scores, where=where, place=["evaluation", "scores"])
+    named = {f"evaluation.scores.{number}": score for number, score in enumerate(run.evaluation.scores)}
     if run.evaluation.metric is not None:
-        reward_of(run.evaluation.metric, where=where, place=["evaluation", "metric"])
+        named["evaluation.metric"] = run.evaluation.metric
     if run.online is not None:
-        reward_of(run.online.reward, where=where, place=["online", "reward"])
+        named["online.reward"] = run.online.reward
+    for place, reward in named.items():
+        kind = reward if isinstance(reward, str) else reward["kind"]
+        _in_list("reward", kind, rewards.catalog.names(), f"{where}: {place}")
 
 
 def _in_list(kind: str, name: str, known: list[str], where: str) -> None:

@@ -21,7 +21,7 @@ Options = dict[str, Any]
 
 
 def _named(value: object) -> object:
-    if isinstance(value, str | dict):
+    if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("kind"), str)):
         return value
     raise ValueError(f"must be a name or a mapping with `kind`, got {shown(value)}")
 
