@@ -2,7 +2,7 @@
 
 The model is random: CLIP of SD 1.5's size, its VAE, and a UNet of half its width, 1.7 GB in float32.
 
-    python recipes/cache/loading.py FOLDER
+    python benchmarks/loading.py FOLDER
 """
 
 import argparse

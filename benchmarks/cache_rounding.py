@@ -3,7 +3,7 @@
 The policy is the model with an adapter of random weights, so that margins are not 0. Timestep, noise and
 latent draw are the same in every row; the last row redraws the latents, as each epoch does.
 
-    python recipes/cache/rounding.py
+    python benchmarks/cache_rounding.py
 """
 
 from collections.abc import Callable
