@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo test check lint docs options clean
+.PHONY: help demo test check lint docs options bench clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,7 +21,7 @@ demo: $(STAMP)  ## Align the shipped model on the shipped pairs; writes runs/dem
 
 test: $(STAMP)  ## Run the tests, with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term:skip-covered
 
 check: lint test  ## Format, lint, types, import contracts, documents, tests
 
@@ -34,6 +34,9 @@ lint: $(STAMP)
 
 docs: $(STAMP) options  ## Build the documents into site/
 	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP)  ## Measure speed and memory of training; writes runs/bench.json
+	$(BIN)/python benchmarks/training.py
 
 options: $(STAMP)  ## Write docs/options.md anew
 	$(BIN)/python docs/generate_options.py

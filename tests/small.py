@@ -134,9 +134,9 @@ def train(raw: dict, *, resume: bool = False, output: Path | None = None):
 def untrained(raw: dict, **manifest) -> "RunFolder":
     """Folder of a finished run without its weights, which the caller puts in."""
     from penchant.families import resolve
+    from penchant.hub import model_hash
     from penchant.runs.folder import RunFolder
     from penchant.runs.load import check, dump
-    from penchant.runs.manifest import model_hash
 
     run = check(raw, where="run.yaml")
     folder = RunFolder.create(Path(run.output))

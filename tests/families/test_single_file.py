@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from penchant import families
+from penchant import families, hub
 from penchant.errors import ModelError
-from penchant.families import _hub, _single_file, tiny
+from penchant.families import _single_file, tiny
 
 UNET = {
     "time_embedding.linear_1": "time_embed.0",
@@ -139,7 +139,7 @@ def test_without_a_configuration_it_is_that_of_the_hub(file, configuration, monk
         asked.append((repository, allow_patterns))
         return str(configuration)
 
-    monkeypatch.setattr(_hub, "snapshot_download", stand_in)
+    monkeypatch.setattr(hub, "snapshot_download", stand_in)
     assert families.resolve(str(file)) == families.resolve(f"{file}@{configuration}")
     assert asked == [
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", ["model_index.json", "*/*.json", "*/*.txt"])

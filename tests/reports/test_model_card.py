@@ -10,11 +10,12 @@ import pytest
 import yaml
 from tests import small
 
-from penchant import families, methods
+from penchant import families, hub, methods
+from penchant.hub import model_hash
 from penchant.reports.model_card import model_card, plain
 from penchant.runs.export import export
 from penchant.runs.forms import Form
-from penchant.runs.manifest import manifest, model_hash
+from penchant.runs.manifest import manifest
 from penchant.training.adapters import add_lora, save_lora
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http:y) *bold* `code`\n# Title & __more__"
@@ -139,7 +140,7 @@ def test_results_of_other_weights_are_not_shown(run, tmp_path):
 def test_a_model_of_the_hub_is_named_and_its_licence_told(run, tiny_model, tmp_path, monkeypatch):
     base = shutil.copytree(tiny_model, tmp_path / "cache")
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n", encoding="utf-8")
-    monkeypatch.setattr(families._hub, "download", lambda model, where: base)
+    monkeypatch.setattr(hub, "download", lambda model, where, **patterns: base)
     folder = run(model="someone/model@v2", **{"training.lora": {"start_from": "old/lora"}})
     head, body = card_of(folder, tmp_path / "it")
     assert (head["base_model"], head["base_model_relation"]) == ("someone/model", "adapter")

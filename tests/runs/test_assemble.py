@@ -15,8 +15,9 @@ from penchant.cli import main
 from penchant.data.rows import Candidate, Example
 from penchant.data.store import write_parquet
 from penchant.errors import ConfigError
-from penchant.runs import assemble as module
+from penchant.runs.assemble import method_of
 from penchant.runs.load import check
+from penchant.runs.sources import SourceMaker
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def train(monkeypatch, capsys, tmp_path):
 
 def test_a_missing_model(train, options):
     assert train(options(model="./models/no")).startswith(
-        "run.yaml: model: no model folder './models/no'. Give a folder written by save_pretrained, the name "
+        "run.yaml: model: no model folder './models/no'. Give a folder written by save_pretrained, a .s"
     )
 
 
@@ -171,8 +172,19 @@ def test_no_write_permission(train, options, monkeypatch):
 
 def test_a_batch_that_the_processes_cannot_share(options):
     three = SimpleNamespace(num_processes=3, process_index=0)
+    run = check(options(), where="run.yaml")
+    maker = SourceMaker(
+        run=run,
+        method=method_of(run, where="run.yaml"),
+        models=None,
+        family=None,
+        model_folder=None,
+        accelerator=three,
+        where="run.yaml",
+        phase=None,
+    )
     with pytest.raises(ConfigError) as caught:
-        module._stored(check(options(), where="run.yaml"), None, three, "run.yaml")
+        maker(None, None)
     assert str(caught.value) == (
         "run.yaml: training.batch_size: must be divisible by the 3 processes, got 4."
     )

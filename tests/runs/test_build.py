@@ -138,7 +138,7 @@ def test_what_a_build_cannot_do_is_said(build_file, tmp_path):
 
 
 def test_noise_that_the_scheduler_would_not_read_is_refused(build_file, monkeypatch):
-    monkeypatch.setattr("penchant.runs.build.reads_eta", lambda pipeline: False)
+    monkeypatch.setattr("diffusers.DDIMScheduler.step", lambda self, output, timestep, sample: None)
     path = build_file()
     assert refused("build", path, "--set", "sampling.eta=0.5") == (
         f"{path}: sampling.eta: DDIMScheduler does not read it. Set it to 0."

@@ -7,7 +7,8 @@ from tests import small
 
 from penchant.data.rows import Candidate, Example
 from penchant.errors import ConfigError, DataError
-from penchant.runs import assemble as module
+from penchant.runs import data as module
+from penchant.runs.assemble import method_of
 from penchant.runs.load import check
 from penchant.training.encode import groups_of
 
@@ -27,7 +28,7 @@ def run_of(options, **changes):
 def groups(run):
     candidates = tuple(Candidate(image=bytes([number])) for number in range(4))
     example = Example(prompt="p", candidates=candidates, preference=SCORES)
-    method = module.method_of(run, where="run.yaml")
+    method = method_of(run, where="run.yaml")
     found = groups_of([example], method.shape, where="x", rules=module.rules_of(run))
     return [([c.image[0] for c in group.candidates], group.score) for group in found]
 
@@ -62,7 +63,7 @@ def test_every_rule_changes_the_groups(options, name, value, before, after):
 )
 def test_a_rule_that_the_method_does_not_read_is_refused(options, name, value, method, shape):
     with pytest.raises(ConfigError) as caught:
-        module.method_of(run_of(options, method=method, **{f"data.{name}": value}), where="run.yaml")
+        method_of(run_of(options, method=method, **{f"data.{name}": value}), where="run.yaml")
     assert str(caught.value) == (
         f"run.yaml: data.{name}: method {method!r} does not read it; it is for methods of shape {shape}. "
         "Remove it."

@@ -236,7 +236,7 @@ def test_runs_share_a_cache_and_others_are_refused(options, tmp_path):
     assert {path.parent.name for path in written} == {"images", "prompts"}
     second = small.assembled(options(**{"data.cache": str(place)}))
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*.safetensors")} == written
-    for one, other in zip(first.source(3).micro, second.source(3).micro, strict=True):
+    for one, other in zip(first.sources.train(3).micro, second.sources.train(3).micro, strict=True):
         assert torch.equal(one.latents, other.latents)
         assert torch.equal(one.condition["prompt"], other.condition["prompt"])
     with pytest.raises(

@@ -17,7 +17,7 @@ from penchant.data.stream import open_stream
 from penchant.errors import DataError, TrainingStopped
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
-from penchant.training.encode import encode, groups_of
+from penchant.training.encode import Preparation, encode, groups_of
 from penchant.training.loop import Progress, Record
 from penchant.training.source import StoredSource
 from penchant.training.stream import BROKEN, BrokenRows, RecentPrompts, StreamSource, first_groups
@@ -69,10 +69,13 @@ def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("stream") / "data")
 
 
-def source(path, *, shape=Shape.PAIR, rules=DEFAULT_RULES, split="train", family=None, **options):
+SQUARE = Preparation(sizes=((8, 8),))
+
+
+def source(
+    path, *, shape=Shape.PAIR, rules=DEFAULT_RULES, split="train", family=None, preparation=SQUARE, **options
+):
     defaults = {
-        "size": 8,
-        "flip": False,
         "batch_size": 4,
         "micro_batch_size": 4,
         "shuffle_buffer": 8,
@@ -80,7 +83,7 @@ def source(path, *, shape=Shape.PAIR, rules=DEFAULT_RULES, split="train", family
         "seed": 3,
     }
     return StreamSource(
-        open_stream(path, split=split), shape, rules, family or Tiny(), **(defaults | options)
+        open_stream(path, split=split), shape, rules, family or Tiny(), preparation, **(defaults | options)
     )
 
 
@@ -129,7 +132,7 @@ def all_groups(data, shape=Shape.PAIR):
 
 
 def test_latents_are_those_of_stored_examples(data):
-    stored = encode(all_groups(data), Tiny(), size=8)
+    stored = encode(all_groups(data), Tiny(), SQUARE)
     whole = StoredSource(stored, batch_size=40, micro_batch_size=40, prompt_dropout=0.5, seed=3)
     wanted = seen(whole(1))
     stream = source(data, prompt_dropout=0.5)

@@ -12,7 +12,7 @@ from penchant.training.loop import accumulate
 def probe(raw: dict, place: str) -> None:
     """Reference before and after an update, and the gradients of a second step; the main process writes."""
     parts = small.assembled(raw)
-    batch = parts.source(0).micro[0]
+    batch = parts.sources.train(0).micro[0]
     rows = torch.linspace(-1, 1, 256).reshape(1, 4, 8, 8)
     condition = {name: value[:1, 0] for name, value in batch.condition.items()}
     inputs = (rows, torch.tensor([300]), condition)
@@ -21,7 +21,7 @@ def probe(raw: dict, place: str) -> None:
         found["reference before"] = parts.models.reference(*inputs)
     for step in (0, 1):
         parts.optimizer.zero_grad()
-        accumulate(parts.method, parts.models, parts.network, parts.source(step), parts.accelerator)
+        accumulate(parts.method, parts.models, parts.network, parts.sources.train(step), parts.accelerator)
         if step == 0:
             parts.optimizer.step()
     with torch.no_grad():

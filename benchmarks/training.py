@@ -1,0 +1,133 @@
+"""Speed and memory of training, trick by trick, against the plain way; `make bench` prints and stores it.
+
+The plain way encodes images and prompts in each step, holds a frozen copy as the reference and computes in
+float32. Every way runs in a process of its own; ratios are of one session on one machine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PLAIN: dict[str, Any] = {"data.streaming": True, "training.reference.kind": "copy"}
+KEPT = {"training.reference.kind": "copy"}
+ERRORS = {"training.reference.kind": "cached", "training.reference.draws": 1}
+BFLOAT16 = {"training.precision": "bfloat16"}
+FULL = {"training.mode": "full"}
+
+WAYS: dict[str, dict[str, Any]] = {
+    "LoRA, plain": PLAIN,
+    "LoRA, latents and embeddings kept": KEPT,
+    "LoRA, kept, adapters off": {},
+    "LoRA, kept, cached errors": ERRORS,
+    "LoRA, kept, adapters off, channels_last": {"channels_last": True},
+    "LoRA, kept, adapters off, bfloat16": BFLOAT16,
+    "LoRA, kept, cached errors, bfloat16": ERRORS | BFLOAT16,
+    "full, plain": PLAIN | FULL,
+    "full, latents and embeddings kept": FULL,
+    "full, kept, cached errors": ERRORS | FULL,
+    "full, kept, cached errors, bfloat16": ERRORS | BFLOAT16 | FULL,
+}
+
+BATCH = 16
+WARM_UP = 2
+
+
+def measure(changes: dict[str, Any], steps: int) -> dict[str, float]:
+    """Pairs per second, peak memory and set-up time of one way, in this process."""
+    import torch
+
+    from penchant import families
+    from penchant.runs.assemble import assemble
+    from penchant.runs.load import check
+    from penchant.runs.manifest import peak_memory
+    from penchant.training.loop import fit
+
+    families.quiet()
+    libraries = peak_memory()
+    raw: dict[str, Any] = {
+        "model": "emoji",
+        "data": {"path": "emoji-pairs", "heldout_split": None, "shuffle_buffer": 256},
+        "method": "diffusion-dpo",
+        "objective": {"beta": 100},
+        "training": {"steps": steps, "batch_size": BATCH},
+        "output": "unused",
+    }
+    if changes.get("data.streaming") is not True:
+        raw["data"].pop("shuffle_buffer")
+    channels_last = changes.pop("channels_last", False)
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    started = time.perf_counter()
+    parts = assemble(check(raw, where="bench"), where="bench")
+    set_up = time.perf_counter() - started
+    if channels_last:
+        parts.bare.to(memory_format=torch.channels_last)
+    common = (parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule)
+    progress = fit(*common, accelerator=parts.accelerator, steps=WARM_UP)
+    started = time.perf_counter()
+    fit(*common, accelerator=parts.accelerator, steps=steps, progress=progress)
+    seconds = time.perf_counter() - started
+    return {
+        "pairs_per_s": (steps - WARM_UP) * BATCH / seconds,
+        "step_s": seconds / (steps - WARM_UP),
+        "set_up_s": set_up,
+        "peak_mib": peak_memory() / 2**20,
+        "above_libraries_mib": (peak_memory() - libraries) / 2**20,
+    }
+
+
+def main() -> None:
+    """Measure every way in a fresh process, print the table, store the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, help=f"steps of {BATCH} pairs, {WARM_UP} not timed")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one is not None:
+        print(json.dumps(measure(json.loads(options.one), options.steps)))
+        return
+    found: dict[str, dict[str, float]] = {}
+    for name, changes in WAYS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, __file__, "--one", json.dumps(changes), "--steps", str(options.steps)]
+            ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+        if ended.returncode:
+            sys.exit(f"{name}: {ended.stderr}")
+        found[name] = json.loads(ended.stdout.splitlines()[-1])
+        print(f"{name}: {found[name]['pairs_per_s']:.1f} pairs/s", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print("\n| way | pairs/s | against plain | memory above the libraries | against plain | set-up |")
+    print("|---|---|---|---|---|---|")
+    for name, numbers in found.items():
+        plain = found[f"{name.split(',')[0]}, plain"]
+        print(
+            f"| {name} | {numbers['pairs_per_s']:.1f} "
+            f"| {numbers['pairs_per_s'] / plain['pairs_per_s']:.2f} "
+            f"| {numbers['above_libraries_mib']:.0f} MiB "
+            f"| {numbers['above_libraries_mib'] / plain['above_libraries_mib']:.2f} "
+            f"| {numbers['set_up_s']:.0f} s |"
+        )
+    _print_sweep(found)
+
+
+def _print_sweep(found: dict[str, dict[str, float]], *, runs: int = 8, steps: int = 280) -> None:
+    """Price of a sweep that shares encodings and reference errors, in runs of the plain way."""
+    plain, shared = found["LoRA, plain"], found["LoRA, kept, cached errors, bfloat16"]
+    one = plain["set_up_s"] + steps * plain["step_s"]
+    together = shared["set_up_s"] + runs * steps * shared["step_s"]
+    share = together / one
+    print(f"\n{runs} runs of {steps} steps with shared caches cost as much as {share:.2f} plain ones.")
+
+
+if __name__ == "__main__":
+    main()
