@@ -31,8 +31,8 @@ from penchant.runs.networks import (
     place_reference,
 )
 from penchant.runs.override import override
-from penchant.runs.schema import Reference, RunFile
-from penchant.runs.sources import SourceMaker, Sources, refuse_stored_options
+from penchant.runs.schema import RunFile
+from penchant.runs.sources import SourceMaker, Sources, refuse_misfits, refuse_stored_options
 from penchant.runs.terminal import Phase
 from penchant.shapes import Shape
 from penchant.slots.compose import Method
@@ -92,11 +92,7 @@ def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
             f"{where}: method {method.name!r} trains language models, {run.model!r} draws images. Take a "
             "method for images, or use penchant.slots.compose.step in your own loop."
         )
-    if not method.needs_reference and run.training.reference != Reference():
-        raise ConfigError(
-            f"{where}: training.reference: method {method.name!r} has no reference and does not read this "
-            "section. Remove it."
-        )
+    refuse_misfits(run, method, where=where)
     online = isinstance(method.ratio, Stepwise)
     if online and run.online is None:
         raise ConfigError(

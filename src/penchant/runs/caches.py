@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 
 from penchant.data.buckets import Size
-from penchant.errors import ConfigError
 from penchant.hub import model_hash
 from penchant.protocols import DiffusionFamily
 from penchant.runs.networks import PRECISIONS
@@ -85,20 +84,8 @@ def with_cached_reference(
         accelerator: Processes and devices.
         where: Name of the run file, for messages.
         phase: Shows what is being done.
-
-    Raises:
-        ConfigError: The method compares something else than denoising errors, or draws timesteps together.
     """
-    if not isinstance(method.ratio, Denoising):
-        raise ConfigError(
-            f"{where}: training.reference.kind: cached errors fit the ratio Denoising, method "
-            f"{method.name!r} has {type(method.ratio).__name__}. Take kind start or copy."
-        )
-    if run.noise.draw != "independent":
-        raise ConfigError(
-            f"{where}: noise.draw: with cached errors each group keeps its own timesteps, got "
-            f"{run.noise.draw!r}. Take independent, or another kind of reference."
-        )
+    assert isinstance(method.ratio, Denoising), "the misfits are refused before"
     autocast = PRECISIONS[run.training.precision]
     total = len(chosen) * len(numbers)
     with phase(f"measuring the reference on {name} groups", total) as progress:

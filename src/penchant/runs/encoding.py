@@ -7,7 +7,6 @@ from typing import final
 
 from accelerate import Accelerator
 
-from penchant import families
 from penchant.data.buckets import Size, bucket_sizes
 from penchant.data.dataset import Dataset, require_usable
 from penchant.errors import ConfigError
@@ -16,6 +15,7 @@ from penchant.protocols import DiffusionFamily
 from penchant.randomness import Randomness
 from penchant.runs.caches import encoding_rows
 from penchant.runs.data import data_of, rules_of
+from penchant.runs.networks import load_family
 from penchant.runs.schema import RunFile
 from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
@@ -81,13 +81,13 @@ def encode_stored(
     if run.data.heldout_split is not None:
         heldout = data_of(run, run.data.heldout_split, where=where)
         splits["held-out"] = _groups(run, method, heldout, "held-out", where)
-    family = families.load_folder(model_folder, where=f"{where}: model", part=Part.TEXT_ENCODERS)
+    family = load_family(run, model_folder, where=where, part=Part.TEXT_ENCODERS)
     sizes = sizes_of(run, family, where=where)
     prompt_rows, image_rows = encoding_rows(run, model_folder, sizes, accelerator, where=where)
     family.to(accelerator.device)
     prompts = {name: encode_texts(groups, family, prompt_rows) for name, groups in splits.items()}
     del family
-    family = families.load_folder(model_folder, where=f"{where}: model", part=Part.AUTOENCODER)
+    family = load_family(run, model_folder, where=where, part=Part.AUTOENCODER)
     family.to(accelerator.device)
     preparations = {"train": preparation_of(run, sizes), "held-out": Preparation(sizes=sizes)}
     encoded = {}

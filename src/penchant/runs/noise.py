@@ -6,10 +6,9 @@ from typing import Final
 
 from penchant.diffusion.flow import RectifiedFlow
 from penchant.diffusion.schedule import VariancePreserving, zero_terminal_snr
-from penchant.errors import CompositionError, ConfigError
+from penchant.errors import ConfigError
 from penchant.protocols import NoiseProcess
 from penchant.runs.schema import Noise
-from penchant.slots.compose import Method
 from penchant.training.timesteps import Antithetic, Importance, Stratified, TimestepLaw
 
 _LAWS: Final[dict[str, Callable[[NoiseProcess], TimestepLaw]]] = {
@@ -42,20 +41,9 @@ def process_of(process: NoiseProcess, noise: Noise, *, where: str) -> NoiseProce
     return process
 
 
-def law_of(process: NoiseProcess, noise: Noise, method: Method, *, where: str) -> TimestepLaw | None:
-    """How the timesteps of a step are drawn together; None if each is drawn for itself.
-
-    Raises:
-        CompositionError: The objective compares groups with a mean over the batch, which weights would bend.
-    """
-    if noise.draw == "independent":
-        return None
-    if noise.draw == "importance" and method.objective.couples_batch:
-        raise CompositionError(
-            f"{where}: noise.draw: importance does not fit method {method.name!r}, whose objective reads a "
-            "mean over the batch. Take stratified or antithetic."
-        )
-    return _LAWS[noise.draw](process)
+def law_of(process: NoiseProcess, noise: Noise) -> TimestepLaw | None:
+    """How the timesteps of a step are drawn together; None if each is drawn for itself."""
+    return None if noise.draw == "independent" else _LAWS[noise.draw](process)
 
 
 def _refuse(noise: Noise, names: tuple[str, ...], kind: str, where: str) -> None:

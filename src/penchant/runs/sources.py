@@ -22,6 +22,7 @@ from penchant.runs.rewards import reward_of
 from penchant.runs.schema import Noise, Reference, RunFile
 from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
+from penchant.slots.ratios.denoising import Denoising
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.encode import Preparation, encode, sampling_conditions
 from penchant.training.online.rollout import RolloutSource
@@ -102,7 +103,7 @@ class SourceMaker:
     def _stored(self, encoded: Encoded, data_hash: str) -> Sources:
         """Every image and prompt was encoded once."""
         run, t = self.run, self.run.training
-        law = law_of(self.family.process, run.noise, self.method, where=self.where)
+        law = law_of(self.family.process, run.noise)
         examples, heldout = encoded.train, encoded.heldout
         cached = t.reference.kind == "cached"
         if cached:
@@ -146,7 +147,7 @@ class SourceMaker:
         run = self.run
         sizes = sizes_of(run, self.family, where=self.where)
         self._refuse_with_streaming(sizes)
-        law = law_of(self.family.process, run.noise, self.method, where=self.where)
+        law = law_of(self.family.process, run.noise)
         source = StreamSource(
             stream,
             self.method.shape,
@@ -236,6 +237,37 @@ class SourceMaker:
                 f"{self.where}: data.buckets: streamed buckets work in one process, got "
                 f"{self.accelerator.num_processes}. Remove buckets, or streaming."
             )
+
+
+def refuse_misfits(run: RunFile, method: Method, *, where: str) -> None:
+    """Refuse options that do not fit the method, before anything is encoded.
+
+    Raises:
+        ConfigError: The reference or the draw of timesteps does not fit.
+        CompositionError: The objective compares groups with a mean over the batch, which weights would bend.
+    """
+    if not method.needs_reference and run.training.reference != Reference():
+        raise ConfigError(
+            f"{where}: training.reference: method {method.name!r} has no reference and does not read this "
+            "section. Remove it."
+        )
+    if run.noise.draw == "importance" and method.objective.couples_batch:
+        raise CompositionError(
+            f"{where}: noise.draw: importance does not fit method {method.name!r}, whose objective reads a "
+            "mean over the batch. Take stratified or antithetic."
+        )
+    if run.training.reference.kind != "cached" or isinstance(method.ratio, Stepwise):
+        return
+    if not isinstance(method.ratio, Denoising):
+        raise ConfigError(
+            f"{where}: training.reference.kind: cached errors fit the ratio Denoising, method "
+            f"{method.name!r} has {type(method.ratio).__name__}. Take kind start or copy."
+        )
+    if run.noise.draw != "independent":
+        raise ConfigError(
+            f"{where}: noise.draw: with cached errors each group keeps its own timesteps, got "
+            f"{run.noise.draw!r}. Take independent, or another kind of reference."
+        )
 
 
 def refuse_stored_options(run: RunFile, where: str) -> None:
