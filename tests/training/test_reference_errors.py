@@ -40,6 +40,29 @@ def test_a_step_is_the_one_with_a_reference_network(options, changes):
             assert got.abs().min() > 0
 
 
+def test_images_that_are_judged_twice_keep_their_sides(options, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    one = {
+        "caption": "thing",
+        "jpg_0": small.picture(1, 200),
+        "jpg_1": small.picture(2, 60),
+        "split": "train",
+    }
+    rows = [{**one, "label_0": left, "label_1": 1 - left} for left in (1.0, 0.0)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "twice.parquet")
+    changes = {"data.path": str(tmp_path / "twice.parquet"), "data.heldout_split": None}
+    sizes = {"training.batch_size": 2, "training.micro_batch_size": 2}
+    parts = small.assembled(cached(options, draws=1, **changes, **sizes))
+    batch = parts.sources.train(0)
+    piece = batch.micro[0]
+    assert piece.ids[0] == piece.ids[1]
+    assert (piece.reference_error[:, 0] - piece.reference_error[:, 1]).abs().min() > 0.01
+    margin = step(parts.method, parts.models, piece, batch.draws).measured["margin/mean"]
+    assert margin.abs().max() < 1e-6
+
+
 def test_a_run_trains_and_resumes_on_them_and_a_second_one_measures_nothing(options, tmp_path, caplog):
     folder = str(tmp_path / "errors")
     changes = {"reference": {"folder": folder}, "training.steps": 4}

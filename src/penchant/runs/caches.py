@@ -124,6 +124,7 @@ def _error_rows(
         "adapter to start from": "none" if start is None else model_hash(Path(start)),
         "data": data_hash,
         "preparation of the data": str(seen),
+        "latents": "float32" if run.data.cache is None else "float16",
         "noise": str(run.noise.model_dump(exclude={"draw"})),
         "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
         "precision": run.training.precision,

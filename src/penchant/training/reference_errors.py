@@ -56,7 +56,9 @@ def with_reference_errors(
         return {"error": error.float().cpu()}
 
     pairs = [(number, row) for number in numbers for row in chosen]
-    keys = {pair: f"{pair[0]}/{examples.ids[pair[1]]}" for pair in pairs}
+    # The same images may be judged twice, with either winner: their order belongs to the key.
+    order_of = {row: "-".join(map(str, examples.image[row, 0].argsort().tolist())) for row in chosen}
+    keys = {(number, row): f"{number}/{examples.ids[row]}/{order_of[row]}" for number, row in pairs}
     missing = set(rows.missing(keys.values()))
     pair_of = {key: pair for pair, key in keys.items()}
     rows.spot_check(lambda key: errors([pair_of[key][1]], pair_of[key][0]))
@@ -68,5 +70,5 @@ def with_reference_errors(
             done += len(piece)
             progress(done)
     table = rows.table(list(keys.values()))
-    row_of = {(number, examples.ids[row]): at for at, (number, row) in enumerate(pairs)}
+    row_of = {pair: at for at, pair in enumerate(pairs)}
     return replace(examples, reference_errors=ReferenceErrors(table, row_of))

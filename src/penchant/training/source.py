@@ -60,15 +60,15 @@ class ReferenceErrors:
 
     Attributes:
         table: Rows with the errors of all candidates of an example.
-        row_of: Row of each draw and example, by the number of the draw and the example's name.
+        row_of: Row of each draw and example, by the number of the draw and that of the example.
     """
 
     table: Table
-    row_of: Mapping[tuple[int, str], int]
+    row_of: Mapping[tuple[int, int], int]
 
-    def of(self, ids: Sequence[str], draw: int) -> Float[Tensor, "B K"]:
+    def of(self, rows: Sequence[int], draw: int) -> Float[Tensor, "B K"]:
         """The errors of some examples at one draw."""
-        return self.table.take(self.row_of[draw, name] for name in ids)["error"]
+        return self.table.take(self.row_of[draw, row] for row in rows)["error"]
 
 
 @final
@@ -124,7 +124,7 @@ class EncodedExamples:
             score=None if self.score is None else self.score[index],
             valid=None if self.valid is None else self.valid[index],
             reference_error=(
-                None if self.reference_errors is None else self.reference_errors.of(ids, draws.epoch)
+                None if self.reference_errors is None else self.reference_errors.of(rows, draws.epoch)
             ),
         )
 
