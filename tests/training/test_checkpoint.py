@@ -20,9 +20,10 @@ from penchant.training.optim import build_optimizer, build_schedule
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "adafactor"])
 def test_three_steps_and_three_more_are_six_to_the_bit(options, tmp_path, optimizer):
-    changes = {"terms": TERMS, "training.optimizer": optimizer, "data.flip": True}
+    changes = {"training.lora.rank": 256} if optimizer == "adamw-8bit" else {}  # large enough for 8 bits
+    changes |= {"terms": TERMS, "training.optimizer": optimizer, "data.flip": True}
     changes |= {"training.schedule": "constant", "training.warmup_steps": 2, "training.heldout_every": 2}
     once, _ = small.train(options(**changes, **{"training.steps": 5}), output=tmp_path / "once")
     twice = tmp_path / "twice"
@@ -35,6 +36,8 @@ def test_three_steps_and_three_more_are_six_to_the_bit(options, tmp_path, optimi
         )
         assert a.keys() == b.keys() and len(a) > 0
         assert all(torch.equal(a[key], b[key]) for key in a), name
+        if name == "optimizer":
+            assert any(tensor.dtype == torch.uint8 for tensor in a.values()) == (optimizer == "adamw-8bit")
     small.assert_same_adapter(twice, once.path)
 
 

@@ -47,13 +47,22 @@ def test_the_options_reach_the_optimizer():
     adafactor = build_optimizer(parameters, name="adafactor", learning_rate=0.02, **rest)
     assert isinstance(adafactor, torch.optim.Adafactor)
     assert (adafactor.param_groups[0]["lr"], adafactor.param_groups[0]["weight_decay"]) == (0.02, 0.3)
+    low_bit = build_optimizer(parameters, name="adamw-8bit", learning_rate=0.02, **rest).param_groups[0]
+    assert (low_bit["lr"], tuple(low_bit["betas"]), low_bit["weight_decay"], low_bit["eps"]) == (
+        0.02,
+        (0.8, 0.95),
+        0.3,
+        1e-6,
+    )
 
 
-def test_first_step_of_adamw_by_hand():
+@pytest.mark.parametrize(("name", "copies"), [("adamw", 1), ("adamw-8bit", 4096)])
+def test_first_step_of_adamw_by_hand(name, copies):
     """m / sqrt(v) is the sign of the gradient; decay takes lr * 0.1 of the weight."""
-    parameter = torch.nn.Parameter(torch.tensor([2.0, -2.0]))
-    parameter.grad = torch.tensor([5.0, -0.1])
+    parameter = torch.nn.Parameter(torch.tensor([2.0, -2.0]).repeat(copies))
+    parameter.grad = torch.tensor([5.0, -0.1]).repeat(copies)
     build_optimizer(
-        [parameter], name="adamw", learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.1, epsilon=1e-8
+        [parameter], name=name, learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.1, epsilon=1e-8
     ).step()
-    torch.testing.assert_close(parameter.data, torch.tensor([2 - 0.02 - 0.1, -2 + 0.02 + 0.1]))
+    expected = torch.tensor([2 - 0.02 - 0.1, -2 + 0.02 + 0.1]).repeat(copies)
+    torch.testing.assert_close(parameter.data, expected)

@@ -42,11 +42,13 @@ def margins(outputs):
 LORA = {"objective": {"beta": 5000}}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_adapters_off_gives_margin_exactly_zero_and_only_the_adapter_learns(options, precision):
-    parts = small.assembled(
-        options(**LORA, **{"training.precision": precision, "training.micro_batch_size": 4})
-    )
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *({"training.precision": "bfloat16", "training.quantized": kind} for kind in (None, "int8", "nf4"))],
+    ids=["float32", "bfloat16", "int8", "nf4"],
+)
+def test_adapters_off_gives_margin_exactly_zero_and_only_the_adapter_learns(options, changes):
+    parts = small.assembled(options(**LORA, **changes, **{"training.micro_batch_size": 4}))
     frozen = {n: p.clone() for n, p in parts.bare.named_parameters() if ".default." not in n}
     trained = {n for n, p in parts.bare.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in parts.bare.named_parameters() if ".default." in n}
@@ -64,7 +66,7 @@ def test_adapters_off_gives_margin_exactly_zero_and_only_the_adapter_learns(opti
     assert margins(outputs).abs().min() > 0
     policy, after = probe(parts)
     assert torch.equal(after, before) and not torch.equal(policy, after)
-    assert policy.dtype is (torch.float32 if precision == "float32" else torch.bfloat16)
+    assert policy.dtype is (torch.bfloat16 if changes else torch.float32)
     assert all(torch.equal(p, frozen[n]) for n, p in parts.bare.named_parameters() if n in frozen)
     assert all(p.dtype is torch.float32 for p in parts.bare.parameters() if p.requires_grad)
 

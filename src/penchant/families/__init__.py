@@ -6,6 +6,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Final
 
+import torch
+
 from penchant import hub
 from penchant.errors import ModelError
 from penchant.families import _folder, _single_file
@@ -82,18 +84,21 @@ def load(model: str, *, where: str = "model") -> DiffusionFamily:
     return load_folder(resolve(model, where=where), where=where)
 
 
-def load_folder(folder: Path, *, where: str = "model", part: Part | None = None) -> DiffusionFamily:
+def load_folder(
+    folder: Path, *, where: str = "model", part: Part | None = None, denoiser: torch.dtype | None = None
+) -> DiffusionFamily:
     """Load a folder that `resolve` has found.
 
     Args:
         folder: The folder.
         where: Place of its name, for messages.
         part: The only part whose weights are loaded, so that only it can be used; None is everything.
+        denoiser: Type of the denoiser's weights; float32, as of all others, if None.
 
     Raises:
         ModelError: As `family_of`, or if diffusers cannot load it.
     """
-    with only(part):
+    with only(part, denoiser=denoiser):
         family: PipelineFamily = family_of(folder, where=where).load(folder)
     return family
 

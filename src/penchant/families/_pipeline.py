@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float, Int
@@ -27,20 +28,30 @@ class Part(enum.Enum):
     TEXT_ENCODERS = "text encoders"
     AUTOENCODER = "autoencoder"
     DENOISER = "denoiser"
+    NOTHING = "nothing"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    part: Part | None = None
+    denoiser: torch.dtype | None = None
 
 
 _LIBRARIES: Final = ("diffusers", "transformers")
-_wanted: ContextVar[Part | None] = ContextVar("wanted", default=None)
+_EVERYTHING: Final = _Wanted()
+_wanted: ContextVar[_Wanted] = ContextVar("wanted", default=_EVERYTHING)
 
 
 @contextmanager
-def only(part: Part | None) -> Iterator[None]:
+def only(part: Part | None, *, denoiser: torch.dtype | None = None) -> Iterator[None]:
     """Inside, `load` reads the weights of one part; other networks have a configuration but no memory.
 
     Args:
         part: What is loaded; None is everything.
+        denoiser: Type of the denoiser's weights; None is that of all others.
     """
-    token = _wanted.set(part)
+    token = _wanted.set(_Wanted(part, denoiser))
     try:
         yield
     finally:
@@ -59,13 +70,21 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
     Raises:
         ModelError: If diffusers cannot load it.
     """
+    wanted = _wanted.get()
+    networks = _networks(folder)
+    denoisers = [name for name in networks if _part_of(name) is Part.DENOISER]
+    dtypes = {"default": dtype, **dict.fromkeys(denoisers, wanted.denoiser or dtype)}
+    unwanted = {n: kind for n, kind in networks.items() if wanted.part not in (None, _part_of(n))}
     try:
         pipeline = kind.from_pretrained(
             str(folder),
-            dtype=dtype,
+            dtype=dtypes,
             use_safetensors=True,
             local_files_only=True,
-            **{**_empty_parts(folder, _wanted.get()), **replaced},
+            **{
+                **{n: _empty(kind, folder / n, dtypes.get(n, dtype)) for n, kind in unwanted.items()},
+                **replaced,
+            },
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
@@ -76,24 +95,26 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
     return pipeline
 
 
-def _empty_parts(folder: Path, wanted: Part | None) -> dict[str, nn.Module]:
-    """The networks that are not wanted, built from their configurations on the device without memory."""
-    empty: dict[str, nn.Module] = {}
+def _networks(folder: Path) -> dict[str, Any]:
+    """Name and class of each network that a pipeline folder holds."""
     index = _folder.index_of(folder, str(folder))
-    named = [name for name in _folder.parts_of(index) if name not in _folder.UNUSED_PARTS]
-    for name in named if wanted is not None else ():
+    found = {}
+    for name in _folder.parts_of(index):
         library, kind = index[name]
-        found = getattr(import_module(library), kind, None) if library in _LIBRARIES else None
-        if _part_of(name) is wanted or not isinstance(found, type) or not issubclass(found, nn.Module):
-            continue
-        built: Any = found
-        place = str(folder / name)
-        with torch.device("meta"):
-            if library == "diffusers":
-                empty[name] = built.from_config(built.load_config(place))
-            else:
-                empty[name] = built(built.config_class.from_pretrained(place))
-    return empty
+        known = getattr(import_module(library), kind, None) if library in _LIBRARIES else None
+        if name not in _folder.UNUSED_PARTS and isinstance(known, type) and issubclass(known, nn.Module):
+            found[name] = known
+    return found
+
+
+def _empty(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A network built from its configuration, on the device without memory."""
+    with torch.device("meta"):
+        if kind.__module__.startswith("diffusers"):
+            network = kind.from_config(kind.load_config(str(folder)))
+        else:
+            network = kind(kind.config_class.from_pretrained(str(folder)))
+    return network.to(dtype)
 
 
 def _part_of(name: str) -> Part:

@@ -199,10 +199,15 @@ def _refuse_with_shards(run: RunFile, accelerator: Accelerator, where: str) -> N
     if not accelerator.is_fsdp2:
         return
     reference = run.training.reference
-    if run.training.optimizer == "adafactor":
+    if run.training.quantized is not None:
         raise ConfigError(
-            f"{where}: training.optimizer: adafactor keeps moments of rows and columns, which shards (FSDP2) "
-            "cut apart. Take adamw, or whole copies (`torchrun`)."
+            f"{where}: training.quantized: integer weights cannot be cut into shards (FSDP2). Remove it, or "
+            "take whole copies (`torchrun`)."
+        )
+    if run.training.optimizer != "adamw":
+        raise ConfigError(
+            f"{where}: training.optimizer: {run.training.optimizer} keeps moments of rows and columns, or of "
+            "blocks, which shards (FSDP2) cut apart. Take adamw, or whole copies (`torchrun`)."
         )
     if reference.offload or reference.kind in ("moving", "cached"):
         what = "offload" if reference.offload else f"kind {reference.kind}"

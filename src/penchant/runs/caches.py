@@ -128,6 +128,8 @@ def _error_rows(
         "noise": str(run.noise.model_dump(exclude={"draw"})),
         "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
         "precision": run.training.precision,
+        "mode": run.training.mode,
+        "quantized": str(run.training.quantized),
     }
     return _cache(
         Path(reference.folder) / name,

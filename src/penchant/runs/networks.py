@@ -12,6 +12,7 @@ from penchant.runs.noise import process_of
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
 from penchant.training.adapters import add_lora, continue_lora
+from penchant.training.quantized import quantize
 from penchant.training.reference import (
     MovingReference,
     SwitchedReference,
@@ -27,11 +28,15 @@ def load_family(
     run: RunFile, folder: Path, *, where: str, part: families.Part | None = None
 ) -> DiffusionFamily:
     """The model of a run, or one part of it, with the noise that the run file asks for."""
-    family = families.load_folder(folder, where=f"{where}: model", part=part)
+    training = run.training
+    frozen = PRECISIONS[training.precision] if training.mode == "lora" else None
+    family = families.load_folder(folder, where=f"{where}: model", part=part, denoiser=frozen)
     if part is families.Part.DENOISER:
         family.release_encoders()
+    if training.quantized is not None and part in (None, families.Part.DENOISER):
+        quantize(family.network, training.quantized)
     family.process = process_of(family.process, run.noise, where=where)
-    if run.training.gradient_checkpointing:
+    if training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
     return family
 

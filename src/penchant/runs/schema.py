@@ -311,8 +311,10 @@ class Training(Section):
         default="constant",
         description="Learning rate after the warm-up: constant, or falling to 0 at the last step.",
     )
-    optimizer: Literal["adamw", "adafactor"] = Field(
-        default="adamw", description="`adafactor` needs less memory and reads neither betas nor epsilon."
+    optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = Field(
+        default="adamw",
+        description="`adamw-8bit` keeps its moments in 8 bits (extra `low-bit`); `adafactor` needs least "
+        "memory and reads neither betas nor epsilon.",
     )
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
@@ -326,7 +328,13 @@ class Training(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="Precision of the forward pass; trained weights and errors stay float32.",
+        description="Precision of the forward pass, and of frozen weights in mode `lora`; trained weights "
+        "and errors stay float32.",
+    )
+    quantized: Literal["int8", "nf4"] | None = Field(
+        default=None,
+        description="Keep the frozen weights of linear layers in 8 or 4 bits (extra `low-bit`); only with "
+        "mode `lora` and precision `bfloat16`.",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="Compute activations twice to save memory; costs about a third more time."
@@ -352,6 +360,11 @@ class Training(Section):
         if self.mode == "full" and self.lora != Lora():
             raise ValueError(
                 "lora is only read with mode 'lora', got mode 'full'. Remove lora or change the mode."
+            )
+        if self.quantized is not None and (self.mode, self.precision) != ("lora", "bfloat16"):
+            raise ValueError(
+                f"quantized is only for mode 'lora' with precision 'bfloat16', got mode {self.mode!r} and "
+                f"precision {self.precision!r}. Change them, or remove quantized."
             )
         if self.mode == "lora" and self.reference.mix != 1:
             raise ValueError(

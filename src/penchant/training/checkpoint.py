@@ -216,7 +216,8 @@ def _tensors(state: TrainState, *, main: bool) -> Iterator[tuple[str, dict[str, 
     named: dict[str, dict[str, Tensor]] = {"weights": dict(trained), "optimizer": {}}
     for name, parameter in trained.items():
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            named["optimizer"][f"{name}|{key}"] = torch.as_tensor(value)
+            table = key.startswith("qmap")  # 8-bit levels, one table for all moments: a file holds no shares
+            named["optimizer"][f"{name}|{key}"] = value.clone() if table else torch.as_tensor(value)
     if state.average is not None:
         named["average"] = dict(state.average.tensors())
     if state.moving is not None:
@@ -231,8 +232,14 @@ def _load_optimizer(
 ) -> None:
     for name in moments:
         parameter, key = trained[name.rsplit("|", 1)[0]], name.rsplit("|", 1)[1]
-        value = moments[name]
-        optimizer.state[parameter][key] = value if key == "step" else share(value, parameter)
+        optimizer.state[parameter][key] = _restored(moments[name], key, parameter)
+
+
+def _restored(value: Tensor, key: str, parameter: nn.Parameter) -> Tensor | int:
+    """A moment on the parameter's device; a count of steps as the optimizer keeps it."""
+    if key != "step":
+        return share(value, parameter)
+    return value if value.is_floating_point() else int(value)
 
 
 def _damage(place: Path) -> str | None:
