@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `penchant --help` answers at once.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -18,6 +19,8 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 DEBUG: Final = "--debug"
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not downloaded
 
 app = typer.Typer(
     help="Preference alignment for generative models.",

@@ -3,8 +3,8 @@
 Axes: N images or prompts, T frames, D = C H W of a latent (C F H W of a video's).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from penchant.families._attention import AttentionInFloat32
 from penchant.families._autoencoder import Latents, Scaled
 from penchant.protocols import Condition, Denoiser, Framing, NoiseProcess
 
@@ -44,17 +43,9 @@ class NetworkDenoiser:
         """The network's prediction; latents and condition take the type of its weights."""
         dtype = next(self.network.parameters()).dtype
         condition = {name: value.to(dtype) for name, value in condition.items()}
-        with self._precision(noisy.device.type):
+        context = nullcontext() if self.autocast is None else torch.autocast(noisy.device.type, self.autocast)
+        with context:
             return self.predict(self.network, noisy.to(dtype), timestep, condition)
-
-    @contextmanager
-    def _precision(self, device: str) -> Iterator[None]:
-        with ExitStack() as contexts:
-            if self.autocast is not None:
-                contexts.enter_context(torch.autocast(device, self.autocast))
-                if device == "cpu":
-                    contexts.enter_context(AttentionInFloat32())
-            yield
 
 
 def nothing_told(framings: Sequence[Framing]) -> Condition:

@@ -1,24 +1,24 @@
 """What a run file would do: sizes, memory and time, before anything is done."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
 import yaml
 from pydantic import BaseModel
+from torch import Tensor
 
 from penchant import families
-from penchant.protocols import DiffusionFamily, LatentBatch, Models
+from penchant.protocols import DiffusionFamily, Models
 from penchant.randomness import Randomness
 from penchant.runs.assemble import method_of
 from penchant.runs.data import data_of, rules_of, stream_of
 from penchant.runs.manifest import method_as_dict
+from penchant.runs.memory import Memory, imagined_batch, rehearsed
 from penchant.runs.networks import load_family, make_trainable, models_of
 from penchant.runs.schema import RunFile
-from penchant.shapes import Shape
 from penchant.slots.compose import Method, step
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.encode import groups_of, sampling_conditions
@@ -38,10 +38,7 @@ class Explanation:
         steps: Optimizer steps.
         batch_size: Groups per step; for a method that samples, prompts per step.
         epochs: Passes over the data; None for a method that samples.
-        weights_bytes: Denoiser, and its frozen copy if there is one.
-        optimizer_bytes: Gradients and moments of what trains.
-        activation_bytes: What the backward pass of one micro-batch keeps, measured on one probe step of a few
-            groups and scaled; None if not measured.
+        memory: What one process needs; None if not estimated.
         step_seconds: Measured on one probe step of a few groups, scaled to the batch; None if not measured.
     """
 
@@ -53,9 +50,7 @@ class Explanation:
     steps: int
     batch_size: int
     epochs: float | None
-    weights_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int | None
+    memory: Memory | None
     step_seconds: float | None
 
     @property
@@ -78,14 +73,12 @@ class Explanation:
                 f"about {minutes:.1f} min on this machine ({self.step_seconds:.2f} s per step); estimate, "
                 f"measured on {PROBE_GROUPS} groups"
             )
-        memory = (
-            f"{self.weights_bytes / gigabyte:.2f} GiB of weights, "
-            f"{self.optimizer_bytes / gigabyte:.2f} GiB of gradients and moments"
-        )
-        if self.activation_bytes is not None:
-            memory += (
-                f", {self.activation_bytes / gigabyte:.2f} GiB of activations; estimate, without the "
-                "libraries and the data"
+        memory = "not estimated for methods that sample"
+        if (m := self.memory) is not None:
+            memory = (
+                f"{m.peak / gigabyte:.2f} GiB at the peak: {m.weights / gigabyte:.2f} of weights, "
+                f"{m.optimizer / gigabyte:.2f} of gradients and moments, {m.activations / gigabyte:.2f} of "
+                "activations; estimate for each process, without the libraries and the data"
             )
         return [
             ("model", str(self.model_folder)),
@@ -121,62 +114,35 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     family = load_family(run, folder, where=where)
     reference = make_trainable(family, run, method)
     models = models_of(run, method, family, family.network, reference)
-    trained = [p for p in family.network.parameters() if p.requires_grad]
     parameters = sum(p.numel() for p in family.network.parameters())
-    copies = 1 if reference is family.network else 2
     online = isinstance(method.ratio, Stepwise)
     groups = None if online else _num_groups(run, method, where)
     batch = run.training.batch_size if run.online is None else run.online.prompts_per_step
-    seconds, activations = (None, None) if online else _probe(method, models, family)
-    at_once = run.training.micro_batch_size or batch
+    condition = sampling_conditions([""], family)
+    seconds = None if online else _probe(method, models, family, condition)
+    memory = None if online else rehearsed(run, method, folder, condition, where=where)
     return Explanation(
         method=method_as_dict(method),
         model_folder=folder,
         parameters=parameters,
-        trainable=sum(p.numel() for p in trained),
+        trainable=sum(p.numel() for p in family.network.parameters() if p.requires_grad),
         groups=groups,
         steps=run.training.steps,
         batch_size=batch,
         epochs=None if groups is None else run.training.steps * batch / groups,
-        weights_bytes=copies * sum(p.numel() * p.element_size() for p in family.network.parameters()),
-        optimizer_bytes=sum(p.numel() * 12 for p in trained),
-        activation_bytes=None if activations is None else activations * at_once // PROBE_GROUPS,
+        memory=memory,
         step_seconds=None if seconds is None else seconds * batch / PROBE_GROUPS,
     )
 
 
-def _probe(method: Method, models: Models, family: DiffusionFamily) -> tuple[float, int]:
-    """Seconds of forward and backward of a few groups, and bytes that the forward keeps for the backward.
-
-    The first pass, which warms up, does not count for the time.
-    """
-    candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
-    ids = tuple(str(number) for number in range(PROBE_GROUPS))
-    condition = sampling_conditions([""], family)
-    score = torch.linspace(1, 0.25, candidates).repeat(PROBE_GROUPS, 1)
-    batch = LatentBatch(
-        ids=ids,
-        latents=torch.zeros((PROBE_GROUPS, candidates, *family.sample_shape)),
-        condition={
-            name: value[None].repeat(PROBE_GROUPS, *[1] * value.ndim) for name, value in condition.items()
-        },
-        score=None if method.shape is Shape.PAIR else score,
-        reference_error=torch.zeros((PROBE_GROUPS, candidates)) if models.reference is None else None,
-    )
-    weights = {p.untyped_storage().data_ptr() for p in family.network.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        step(method, models, batch, Randomness(run=0)).loss.backward()
+def _probe(method: Method, models: Models, family: DiffusionFamily, condition: Mapping[str, Tensor]) -> float:
+    """Seconds of forward and backward of a few groups, the second time, when everything is warm."""
+    measured = models.reference is None
+    batch = imagined_batch(method, family, condition, groups=PROBE_GROUPS, measured=measured)
+    step(method, models, batch, Randomness(run=0)).loss.backward()
     started = time.perf_counter()
     step(method, models, batch, Randomness(run=0)).loss.backward()
-    return time.perf_counter() - started, sum(kept.values())
+    return time.perf_counter() - started
 
 
 def options_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:

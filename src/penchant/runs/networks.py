@@ -31,7 +31,7 @@ def load_family(
     training = run.training
     frozen = PRECISIONS[training.precision] if training.mode == "lora" else None
     family = families.load_folder(folder, where=f"{where}: model", part=part, denoiser=frozen)
-    if part is families.Part.DENOISER:
+    if part in (families.Part.DENOISER, families.Part.NOTHING):
         family.release_encoders()
     if training.quantized is not None and part in (None, families.Part.DENOISER):
         quantize(family.network, training.quantized)

@@ -1,6 +1,5 @@
 """Frozen weights in 8 or 4 bits, for adapters on models that would not fit otherwise."""
 
-import logging
 from importlib import import_module
 from typing import Any, Literal
 
@@ -19,7 +18,6 @@ def bitsandbytes(wanted_by: str) -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not downloaded
     try:
         return import_module("bitsandbytes")
     except ImportError as error:
@@ -43,14 +41,18 @@ def quantize(network: nn.Module, kind: Literal["int8", "nf4"]) -> None:
         ConfigError: The package bitsandbytes is missing.
     """
     layers = bitsandbytes(f"training.quantized: {kind}").nn
-    linear = [
-        (parent, name, layer)
-        for parent in network.modules()
-        for name, layer in parent.named_children()
+    for path, layer in quantizable(network).items():
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, _low_bit(layers, layer, kind))
+
+
+def quantizable(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that `quantize` changes, by name."""
+    return {
+        path: layer
+        for path, layer in network.named_modules()
         if type(layer) is nn.Linear and layer.weight.dtype != torch.float32
-    ]
-    for parent, name, layer in linear:
-        setattr(parent, name, _low_bit(layers, layer, kind))
+    }
 
 
 def _low_bit(layers: Any, layer: nn.Linear, kind: Literal["int8", "nf4"]) -> nn.Module:

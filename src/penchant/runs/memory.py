@@ -1,0 +1,158 @@
+"""What a run needs in memory: a step of it, rehearsed with tensors that have sizes and no content."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+
+from penchant import families
+from penchant.protocols import DiffusionFamily, LatentBatch
+from penchant.randomness import Randomness
+from penchant.runs.networks import load_family, make_trainable, models_of
+from penchant.runs.schema import RunFile
+from penchant.shapes import Shape
+from penchant.slots.compose import Method, step
+from penchant.training.ema import MovingAverage
+from penchant.training.live_bytes import LiveBytes
+from penchant.training.optim import build_optimizer
+from penchant.training.quantized import quantizable
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on the device that trains, of one process without shards.
+
+    Attributes:
+        weights: Denoiser with its adapter, frozen copy and moving average.
+        optimizer: Gradients and moments.
+        peak: The most there is at any time, activations included; without libraries and encoded data.
+    """
+
+    weights: int
+    optimizer: int
+    peak: int
+
+    @property
+    def activations(self) -> int:
+        """What the peak has beyond weights, gradients and moments."""
+        return self.peak - self.weights - self.optimizer
+
+
+def rehearsed(
+    run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], *, where: str
+) -> Memory:
+    """Two steps of one micro-batch, with tensors that take no memory.
+
+    Args:
+        run: The run file; its method trains on stored data.
+        method: The composition.
+        folder: Where the base model lies; its weights are not read.
+        condition: What the model is told of one candidate; only shapes count.
+        where: Name of the run file, for messages.
+    """
+    family = load_family(run, folder, where=where, part=families.Part.NOTHING)
+    training = run.training
+    reference = make_trainable(family, run, method)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for network in {family.network, reference}:
+            _imagine(network)
+        models = models_of(run, method, family, family.network, reference)
+        trained = [p for p in family.network.parameters() if p.requires_grad]
+        optimizer = _optimizer(run, trained)
+        batch = imagined_batch(
+            method,
+            family,
+            {name: torch.empty_like(value) for name, value in condition.items()},
+            groups=training.micro_batch_size or training.batch_size,
+            measured=models.reference is None,
+        )
+        with LiveBytes() as live:
+            average = None if training.ema is None else MovingAverage(family.network, decay=training.ema)
+            live.count(_tensors(family.network))
+            if not training.reference.offload:
+                live.count(_tensors(reference))
+            weights = live.now
+            for _ in range(2):  # moments are there from the second step on
+                step(method, models, batch, Randomness(run=0)).loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                kept = live.now
+                optimizer.step()
+                optimizer.zero_grad()
+        del average
+    small, few = _saved(run, family.network), _bytes_of_moments(run, trained)
+    return Memory(weights=weights - small, optimizer=kept - weights + few, peak=live.peak - small + few)
+
+
+def imagined_batch(
+    method: Method, family: DiffusionFamily, condition: Mapping[str, Tensor], *, groups: int, measured: bool
+) -> LatentBatch:
+    """Groups as long as real ones, with nothing on them.
+
+    Args:
+        method: Its shape says how many candidates a group has; those of ranked lists are taken to be 4.
+        family: The model.
+        condition: What it is told of one candidate, one row each.
+        groups: How many.
+        measured: They bring the errors of their reference.
+    """
+    candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
+    score = torch.linspace(1, 0.25, candidates).repeat(groups, 1)
+    return LatentBatch(
+        ids=tuple(str(number) for number in range(groups)),
+        latents=torch.zeros((groups, candidates, *family.sample_shape)),
+        condition={name: value[None].repeat(groups, *[1] * value.ndim) for name, value in condition.items()},
+        score=None if method.shape is Shape.PAIR else score,
+        reference_error=torch.zeros((groups, candidates)) if measured else None,
+    )
+
+
+def _imagine(network: nn.Module) -> None:
+    """Replace what has no memory by tensors of the CPU that only say that they have."""
+    for module in network.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            imagined = torch.empty(tensor.shape, dtype=tensor.dtype)
+            if isinstance(tensor, nn.Parameter):
+                imagined = nn.Parameter(imagined, requires_grad=tensor.requires_grad)
+            setattr(module, name, imagined)
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
+def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
+    """That of the run; one whose moments cannot be imagined is replaced by one that has none."""
+    t = run.training
+    if t.optimizer == "adamw-8bit":
+        return torch.optim.SGD(trained)
+    return build_optimizer(
+        trained,
+        name=t.optimizer,
+        learning_rate=t.learning_rate,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        epsilon=t.epsilon,
+    )
+
+
+def _bytes_of_moments(run: RunFile, trained: list[nn.Parameter]) -> int:
+    """Of moments that `_optimizer` left out: two of 8 bits, or of 32 for small tensors."""
+    if run.training.optimizer != "adamw-8bit":
+        return 0
+    return sum(p.numel() * (2 if p.numel() >= 4096 else 8) for p in trained)
+
+
+def _saved(run: RunFile, network: nn.Module) -> int:
+    """Bytes that quantized layers take less; they are rehearsed whole."""
+    if run.training.quantized is None:
+        return 0
+    kept = {"int8": 1.0, "nf4": 0.5 + 4 / 64}[run.training.quantized]  # of an element, scales included
+    weights = [layer.weight for layer in quantizable(network).values()]
+    return round(sum(w.numel() * (w.element_size() - kept) for w in weights))
