@@ -23,10 +23,15 @@ from penchant.evaluation.sampling import Sampler, draw, requests_for
 from penchant.families import tiny
 from penchant.protocols import Framing, LatentBatch, Models
 from penchant.randomness import Randomness
+from penchant.runs.assemble import assemble
 from penchant.runs.evaluate import sampled
-from penchant.runs.load import load
+from penchant.runs.load import check, load
+from penchant.runs.memory import rehearsed
 from penchant.slots.compose import step
 from penchant.training.adapters import add_lora, continue_lora, save_lora
+from penchant.training.encode import sampling_conditions
+from penchant.training.live_bytes import LiveBytes
+from penchant.training.loop import fit
 from penchant.training.reference import SwitchedReference
 
 PROMPTS = ["a red fish", "two birds"]
@@ -430,6 +435,29 @@ def test_a_fully_trained_pipeline_loads_in_plain_diffusers(family, folder, tmp_p
     pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     assert isinstance(pipeline, type(family.pipeline))
     assert families.resolve(str(tmp_path / "pipeline"))
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_estimated_peak_of_memory_is_the_measured_one(folder, case, tiny_pairs, tmp_path, mode):
+    """Counted in real steps of the real loop; the estimate loads no weights."""
+    changes = {"training.mode": mode, "training.reference.kind": "copy", "data.size": case.size}
+    raw = small.run_options(
+        folder, tiny_pairs, tmp_path / "out", {**changes, "training.ema": None, "data.heldout_split": None}
+    )
+    if mode == "full":
+        del raw["training"]["lora"]
+    run = check(raw, where="run.yaml")
+    parts = assemble(run, where="run.yaml")
+    with LiveBytes() as live:
+        live.count(parts.bare.parameters())
+        live.count(parts.models.reference.network.parameters())
+        fit(
+            parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule,
+            accelerator=parts.accelerator, steps=2,
+        )  # fmt: skip
+    condition = sampling_conditions([""], families.load(str(folder)))
+    estimated = rehearsed(run, parts.method, folder, condition, where="run.yaml")
+    assert estimated.peak == pytest.approx(live.peak, rel=0.2)
 
 
 def test_its_parts_are_loaded_one_after_the_other(family, folder, case, condition, batch):

@@ -119,7 +119,7 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     groups = None if online else _num_groups(run, method, where)
     batch = run.training.batch_size if run.online is None else run.online.prompts_per_step
     condition = sampling_conditions([""], family)
-    seconds = None if online else _probe(method, models, family, condition)
+    seconds = None if online else _probe(run, method, models, family, condition)
     memory = None if online else rehearsed(run, method, folder, condition, where=where)
     return Explanation(
         method=method_as_dict(method),
@@ -135,10 +135,18 @@ def explain(run: RunFile, *, where: str) -> Explanation:
     )
 
 
-def _probe(method: Method, models: Models, family: DiffusionFamily, condition: Mapping[str, Tensor]) -> float:
+def _probe(
+    run: RunFile, method: Method, models: Models, family: DiffusionFamily, condition: Mapping[str, Tensor]
+) -> float:
     """Seconds of forward and backward of a few groups, the second time, when everything is warm."""
-    measured = models.reference is None
-    batch = imagined_batch(method, family, condition, groups=PROBE_GROUPS, measured=measured)
+    batch = imagined_batch(
+        method,
+        family,
+        condition,
+        groups=PROBE_GROUPS,
+        size=run.data.size or family.size,
+        measured=models.reference is None,
+    )
     step(method, models, batch, Randomness(run=0)).loss.backward()
     started = time.perf_counter()
     step(method, models, batch, Randomness(run=0)).loss.backward()

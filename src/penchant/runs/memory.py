@@ -70,6 +70,7 @@ def rehearsed(
             family,
             {name: torch.empty_like(value) for name, value in condition.items()},
             groups=training.micro_batch_size or training.batch_size,
+            size=run.data.size or family.size,
             measured=models.reference is None,
         )
         with LiveBytes() as live:
@@ -90,7 +91,13 @@ def rehearsed(
 
 
 def imagined_batch(
-    method: Method, family: DiffusionFamily, condition: Mapping[str, Tensor], *, groups: int, measured: bool
+    method: Method,
+    family: DiffusionFamily,
+    condition: Mapping[str, Tensor],
+    *,
+    groups: int,
+    size: int,
+    measured: bool,
 ) -> LatentBatch:
     """Groups as long as real ones, with nothing on them.
 
@@ -99,13 +106,16 @@ def imagined_batch(
         family: The model.
         condition: What it is told of one candidate, one row each.
         groups: How many.
+        size: Side of the images, in pixels.
         measured: They bring the errors of their reference.
     """
     candidates = {Shape.PAIR: 2, Shape.UNARY: 1, Shape.RANKED: 4}[method.shape]
+    *channels, height, width = family.sample_shape
+    sides = (height * size // family.size, width * size // family.size)
     score = torch.linspace(1, 0.25, candidates).repeat(groups, 1)
     return LatentBatch(
         ids=tuple(str(number) for number in range(groups)),
-        latents=torch.zeros((groups, candidates, *family.sample_shape)),
+        latents=torch.zeros((groups, candidates, *channels, *sides)),
         condition={name: value[None].repeat(groups, *[1] * value.ndim) for name, value in condition.items()},
         score=None if method.shape is Shape.PAIR else score,
         reference_error=torch.zeros((groups, candidates)) if measured else None,
