@@ -1,6 +1,7 @@
 """Whole runs over streamed data: resumed in mid-stream to the bit, and stopped by what is broken."""
 
 import logging
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,10 +43,15 @@ def streamed(options, shards):
     return build
 
 
+def reading_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
 def test_a_killed_run_goes_on_with_the_same_next_example(streamed, monkeypatch, tmp_path, caplog):
     raw = streamed(**{"training.steps": 8, "training.checkpoint_every": 3, "data.max_broken": 0.5})
     with caplog.at_level(logging.WARNING):
         whole, _ = small.train(raw)
+    assert not reading_threads()
     assert any("others took their places" in message for message in caplog.messages)
     assert sum(row.get("data/broken", 0) for row in small.metrics(whole.path)) in (1, 2), "once an epoch"
     real = StreamSource.__call__
@@ -58,6 +64,7 @@ def test_a_killed_run_goes_on_with_the_same_next_example(streamed, monkeypatch, 
     monkeypatch.setattr(StreamSource, "__call__", killed_at_7)
     with pytest.raises(KeyboardInterrupt):
         small.train(raw, output=tmp_path / "killed")
+    assert not reading_threads()
     monkeypatch.undo()
     folder, shown = small.train(raw, resume=True, output=tmp_path / "killed")
     assert "going on from step 6 of 8" in shown

@@ -109,7 +109,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(data):
 
 def test_an_epoch_shows_every_row_once_in_an_order_of_its_own(data):
     stream = source(data)
-    assert stream.steps_per_epoch == 10
+    assert stream.reader.steps_per_epoch == 10
     orders = [[name for step in range(10) for name in ids(stream(10 * epoch + step))] for epoch in range(2)]
     assert all(len(set(order)) == SHARDS * ROWS for order in orders)
     assert orders[0] != orders[1] and set(orders[0]) == set(orders[1])
@@ -144,19 +144,20 @@ def test_latents_are_those_of_stored_examples(data):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_a_batch_and_read_their_own_lanes(data, processes):
     whole = seen(source(data)(7))
-    shares = [source(data, process=p, num_processes=processes, micro_batch_size=1) for p in range(processes)]
+    options = {"num_processes": processes, "micro_batch_size": 1, "ahead": 0}
+    shares = [source(data, process=p, **options) for p in range(processes)]
     batches = [share(7) for share in shares]
     merged = {name: values for batch in batches for name, values in seen(batch).items()}
     assert merged.keys() == whole.keys() and all(batch.size == 4 for batch in batches)
     assert all(torch.equal(x, y) for n in whole for x, y in zip(whole[n], merged[n], strict=True))
-    assert [set(share._windows) for share in shares] == [
+    assert [set(share.reader._windows) for share in shares] == [
         set(range(p, 4, processes)) for p in range(processes)
     ]
 
 
 def test_a_number_of_processes_that_does_not_divide_the_lanes_shares_them(data):
     options = {"batch_size": 6, "shuffle_buffer": 8}
-    assert source(data, **options).num_lanes == 2
+    assert source(data, **options).reader.num_lanes == 2
     whole = seen(source(data, **options)(3))
     shares = [seen(source(data, process=p, num_processes=3, **options)(3)) for p in range(3)]
     assert {name for share in shares for name in share} == whole.keys()
@@ -242,6 +243,21 @@ def test_broken_images_are_counted_and_replaced_in_the_same_way_each_time(tmp_pa
     for step in (6, 2):
         assert ids(again(step)) == ids(batches[step])
         assert again(step).counted == batches[step].counted
+
+
+def test_what_is_read_ahead_is_told_at_its_own_step(tmp_path, caplog):
+    """Of the broken images of later steps, which the thread has met already, nothing is heard."""
+    path = write(tmp_path / "broken", image=broken_picture)
+    plain = source(path, shuffle_buffer=16, ahead=0)
+    counts = [plain(step).counted[BROKEN] for step in range(10)]
+    first = next(step for step, count in enumerate(counts) if count)
+    caplog.clear()
+    stream = source(path, shuffle_buffer=16, ahead=9)
+    with caplog.at_level(logging.WARNING):
+        for step in range(10):
+            assert (len(caplog.messages), stream.first_broken is None) == (step > first, step <= first)
+            assert stream(step).counted[BROKEN] == counts[step]
+    stream.close()
 
 
 def test_samples_with_missing_members_are_counted(tmp_path):
@@ -337,9 +353,11 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
         }
         path = tmp_path / f"{num_rows}.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=16)
-        stream = source(path, split=None, shuffle_buffer=64)
+        stream = source(path, split=None, shuffle_buffer=64, ahead=0)
         tracemalloc.start()
-        for step in range(0, stream.steps_per_epoch, 16):  # every window of each of the four lanes is read
+        for step in range(
+            0, stream.reader.steps_per_epoch, 16
+        ):  # every window of each of the four lanes is read
             stream(step)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

@@ -153,8 +153,8 @@ class Data(Section):
     )
     streaming: bool = Field(
         default=False,
-        description="Read, decode and encode the images of a step when it comes, for data that does not fit "
-        "into memory; the encoders then stay in memory.",
+        description="Read the images of a step shortly before it comes and encode them then, for data that "
+        "does not fit into memory; the encoders then stay in memory.",
     )
     shuffle_buffer: int = Field(
         default=1024,

@@ -50,6 +50,11 @@ class Sources:
     law: TimestepLaw | None = None
     broken: BrokenRows | None = None
 
+    def close(self) -> None:
+        """End what reads ahead; a source that is asked again starts it again."""
+        if self.broken is not None:
+            self.broken.source.close()
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Batches of data that does not fit into memory: read, decoded and encoded for the step that needs them.
+"""Batches of data that does not fit into memory: read and decoded in advance, encoded when a step needs them.
 
 As with stored examples, the batch of a step is a pure function of the step, so a run resumes in mid-stream by
 asking for its next step; nothing of what lies before is read.
@@ -7,9 +7,8 @@ Axes: B groups, L lanes.
 """
 
 import logging
-import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -24,21 +23,18 @@ from penchant.errors import DataError, TrainingStopped
 from penchant.protocols import Condition, Framing
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
+from penchant.training.ahead import AHEAD, Ahead
 from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
 from penchant.training.loop import Progress, Record
-from penchant.training.source import EncodedExamples, GlobalBatch
+from penchant.training.reading import Reader
+from penchant.training.source import GlobalBatch
 
 logger = logging.getLogger(__name__)
-
-LANES = 8
-"""Lanes at most; their number divides the batch, whatever the number of processes."""
 
 PROMPT_BYTES, PROMPTS = 2**28, 2048
 """Prompt embeddings that are kept: bytes and number at most."""
 
 BROKEN = "data/broken"
-
-Entry = Group | DataError
 
 
 @final
@@ -62,6 +58,7 @@ class StreamSource:
         seed: Seed of the run.
         process: Number of this process.
         num_processes: How many share the batch.
+        ahead: Steps whose rows are read and decoded in advance, beside the current one.
 
     Raises:
         DataError: There are fewer rows than a batch needs.
@@ -82,123 +79,48 @@ class StreamSource:
         seed: int,
         process: int = 0,
         num_processes: int = 1,
+        ahead: int = AHEAD,
     ) -> None:
-        self.num_lanes = math.gcd(batch_size, LANES)
-        self.steps_per_epoch = len(stream) // self.num_lanes // (batch_size // self.num_lanes)
-        if not self.steps_per_epoch:
-            raise DataError(
-                f"training.batch_size: {stream.path} has {len(stream)} rows, fewer than one batch of "
-                f"{batch_size}. Give more data or a smaller batch_size."
-            )
-        self.stream, self.shape, self.rules = stream, shape, rules
-        self.encoders, self.preparation = RecentPrompts(family), preparation
+        self.stream, self.encoders, self.preparation = stream, RecentPrompts(family), preparation
+        self.reader = Reader(
+            stream,
+            shape,
+            rules,
+            preparation,
+            batch_size=batch_size,
+            shuffle_buffer=shuffle_buffer,
+            seed=seed,
+            process=process,
+            num_processes=num_processes,
+        )
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.window = -(-shuffle_buffer // self.num_lanes)
         self.prompt_dropout, self.seed = prompt_dropout, seed
-        self.process, self.num_processes = process, num_processes
         self.first_broken: DataError | None = None
-        self._windows: dict[int, tuple[tuple[int, int], list[Entry]]] = {}
+        self._read = Ahead(self.reader, ahead=ahead)
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, places = step // self.reader.steps_per_epoch, self.reader.places
         draws = Randomness(run=self.seed, epoch=epoch)
-        places = range(self.process, self.batch_size, self.num_processes)
-        rows = [
-            self._entries_at(
-                draws, place % self.num_lanes, position * (self.batch_size // self.num_lanes) + at
-            )
-            for place, at in ((place, place // self.num_lanes) for place in places)
-        ]
-        examples, num_broken = self._encoded(rows)
-        pieces = examples.pieces(range(len(rows)), self.micro_batch_size)
+        reading = self._read(step)
+        self._note(reading.broken)
+        examples = encode(reading.groups, self.encoders, self.preparation, views=reading.views)
+        pieces = examples.pieces(range(len(places)), self.micro_batch_size)
         return GlobalBatch(
             micro=tuple(examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces),
             draws=draws,
             epoch=epoch,
             size=self.batch_size,
             places=tuple(tuple(places[row] for row in piece) for piece in pieces),
-            counted={BROKEN: num_broken},
+            counted={BROKEN: reading.num_broken},
         )
 
-    def _entries_at(self, draws: Randomness, lane: int, place: int) -> Iterator[Entry]:
-        """The entry of a place, then those that may stand in for it."""
-        number, offset = self.stream.lanes(draws, self.num_lanes, self.window)[lane].cuts(place)
-        entries = self._window(draws, lane, number)
-        half = len(entries) // 2
-        yield entries[offset % len(entries)]
-        for step in range(len(entries) - 1):
-            yield entries[(offset + half + step) % len(entries)]
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self._read.close()
 
-    def _window(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        """The shuffled entries of a window; of the next one that has any if it has none."""
-        key = (draws.epoch, number)
-        if lane not in self._windows or self._windows[lane][0] != key:
-            self._windows.pop(lane, None)  # before the next one is read, so that memory holds one
-            self._windows[lane] = (key, self._read(draws, lane, number))
-        return self._windows[lane][1]
-
-    def _read(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        windows = self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows
-        for shift in range(len(windows)):
-            chosen = (number + shift) % len(windows)
-            entries = [entry for row in self.stream.read(windows[chosen]) for entry in self._entries_of(row)]
-            if entries:
-                order = draws.permutation(len(entries), f"window {lane}/{chosen}")
-                return [entries[at] for at in order]
-        raise DataError(
-            f"{self.stream.path}: no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
-            "Are all ties, or of another split?"
-        )
-
-    def _entries_of(self, row: Example | DataError) -> Iterator[Entry]:
-        if isinstance(row, DataError):
-            yield row
-            return
-        try:
-            yield from groups_in(row, self.shape, self.rules)
-        except DataError as error:  # an image that is a file may be gone
-            yield error
-
-    def _encoded(self, rows: Sequence[Iterator[Entry]]) -> tuple[EncodedExamples, int]:
-        """For each place the first group that can be read, and at how many that was not their own."""
-        groups, broken = [], set()
-        for number, row in enumerate(rows):
-            group, passed = self._next(row)
-            groups.append(group)
-            broken |= {number} if passed else set()
-        while True:
-            try:
-                return encode(groups, self.encoders, self.preparation), len(broken)
-            except DataError as error:  # rare, so that images are decoded twice only then
-                damaged = {number for number, group in enumerate(groups) if self._is_damaged(group)}
-                if not damaged:
-                    raise error
-            broken |= damaged
-            for number in damaged:
-                groups[number], _ = self._next(rows[number])
-
-    def _next(self, row: Iterator[Entry]) -> tuple[Group, bool]:
-        """The next group of a place, and whether a broken entry came before it."""
-        passed = False
-        for entry in row:
-            if isinstance(entry, Group):
-                return entry, passed
-            self._note(entry)
-            passed = True
-        raise DataError(f"{self.stream.path}: no row of a whole window can be read; {self.first_broken}")
-
-    def _is_damaged(self, group: Group) -> bool:
-        try:
-            for candidate in group.candidates:
-                decode_candidate(candidate)
-        except DataError as error:
-            self._note(error)
-            return True
-        return False
-
-    def _note(self, error: DataError) -> None:
-        if self.first_broken is None:
+    def _note(self, error: DataError | None) -> None:
+        if error is not None and self.first_broken is None:
             self.first_broken = error
             logger.warning("%s It is left out; further ones are counted.", error)
 
