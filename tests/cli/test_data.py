@@ -215,9 +215,13 @@ def test_build_makes_pairs_from_a_table(tmp_path):
     result = run("build", tmp_path / "images", table, out, "--rule", "all")
     assert result.output == (
         f"{out}: 2 rows from 1 prompts. Left out: 1 comparisons tied or closer than the gap, "
-        "0 prompts with one image.\n"
+        "0 images smaller than min-size, 0 prompts with fewer than two images left.\n"
     )
     assert [e.preference for e in store.read(out)] == [(1.0, 0.0)] * 2
+    assert refused("build", tmp_path / "images", table, tmp_path / "y.parquet", "--min-size", 9) == (
+        f"{table}: zero usable pairs, got 1 prompts: 1 with fewer than two images left, 3 images smaller "
+        "than min-size, 0 comparisons tied or closer than the gap."
+    )
     assert refused("build", tmp_path / "images", table, tmp_path / "x.parquet", "--min-gap", "-1") == (
         "min-gap: must be >= 0, got -1."
     )

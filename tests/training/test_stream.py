@@ -20,7 +20,7 @@ from penchant.shapes import Shape
 from penchant.training.encode import Preparation, encode, groups_of
 from penchant.training.loop import Progress, Record
 from penchant.training.source import StoredSource
-from penchant.training.stream import BROKEN, BrokenRows, RecentPrompts, StreamSource, first_groups
+from penchant.training.stream import BROKEN, SMALL, BrokenRows, RecentPrompts, StreamSource, first_groups
 
 SHARDS, ROWS, GROUP = 4, 10, 3
 
@@ -245,6 +245,35 @@ def test_broken_images_are_counted_and_replaced_in_the_same_way_each_time(tmp_pa
         assert again(step).counted == batches[step].counted
 
 
+def small_picture(number, brightness):
+    return small.picture(number, brightness, height=12 if number % 20 == 4 else 16)
+
+
+def test_small_images_are_counted_and_replaced(tmp_path, caplog):
+    path = write(tmp_path / "small", image=small_picture)
+    rules = GroupRules(min_size=13)
+    stream = source(path, shuffle_buffer=16, rules=rules)
+    batches = [stream(step) for step in range(10)]
+    assert sum(batch.counted[SMALL] for batch in batches) == 4  # rows 2, 12, 22 and 32 of 40
+    assert sum(batch.counted[BROKEN] for batch in batches) == 0 and not caplog.messages
+    assert len({name for batch in batches for name in ids(batch)}) == 36
+    guard = BrokenRows(stream, share=0.0, at_least=8)
+    guard.before_update(Record(step=1, metrics=dict(batches[0].counted) | {SMALL: 3}))
+    guard.on_end(Progress())
+    with caplog.at_level(logging.WARNING):
+        assert len(first_groups(open_stream(path), Shape.PAIR, rules, 5)) == 5
+    assert caplog.messages == [
+        f"{path}: {left_out} groups are left out: the shorter side of an image is below min_size, 13 px"
+        for left_out in ("3 of 4", "1 of 6")
+    ]
+    with pytest.raises(DataError) as caught:
+        source(path, rules=GroupRules(min_size=17))(0)
+    assert str(caught.value) == (
+        f"{path}: each group of a whole window has an image whose shorter side is below min_size, 17 px. "
+        "Lower min_size, or raise shuffle_buffer."
+    )
+
+
 def test_what_is_read_ahead_is_told_at_its_own_step(tmp_path, caplog):
     """Of the broken images of later steps, which the thread has met already, nothing is heard."""
     path = write(tmp_path / "broken", image=broken_picture)
@@ -287,7 +316,7 @@ def test_nothing_but_broken_images_is_refused(tmp_path):
 
 def test_too_many_broken_rows_stop_the_run_and_fewer_are_told_at_its_end(data, caplog):
     def record(broken):
-        return Record(step=1, metrics={BROKEN: broken})
+        return Record(step=1, metrics={BROKEN: broken, SMALL: 0})
 
     stream = source(data)
     stream.first_broken = DataError("row 3: no image.")

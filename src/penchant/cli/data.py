@@ -88,14 +88,17 @@ def build(
     min_gap: Annotated[
         float | None, typer.Option(help="Smallest difference of scores that makes a pair.")
     ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(min=1, help="Shorter side in pixels that an image has at least.")
+    ] = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make pairs or lists: by a build file from a model and rewards, or from images and a table of scores."""
     if source.suffix in (".yaml", ".yml"):
-        if (table, out, rule, min_gap) != (None, None, None, None):
+        if (table, out, rule, min_gap, min_size) != (None,) * 5:
             raise ConfigError(
-                f"{source}: a build file names its output, rule and gap itself. Give the file alone, and "
+                f"{source}: a build file names its output, rule and filters itself. Give the file alone, and "
                 "--set."
             )
         _build_by_file(source, assignments or [], overwrite=overwrite)
@@ -103,12 +106,17 @@ def build(
     if table is None or out is None:
         raise ConfigError("penchant data build: needs FOLDER TABLE OUT, or BUILD.yaml.")
     if assignments:
-        raise ConfigError("--set: only a build file has options to set. Use --rule and --min-gap.")
-    built = build_examples(source, table, rule or BuildRule.BEST_VS_WORST, min_gap=min_gap or 0.0)
+        raise ConfigError(
+            "--set: only a build file has options to set. Use --rule, --min-gap and --min-size."
+        )
+    built = build_examples(
+        source, table, rule or BuildRule.BEST_VS_WORST, min_gap=min_gap or 0.0, min_size=min_size
+    )
     num_rows = store.write_parquet(built.examples, out, overwrite=overwrite)
     _say(
         f"{out}: {num_rows} rows from {built.num_prompts} prompts. Left out: {built.num_ties} comparisons "
-        f"tied or closer than the gap, {built.num_single} prompts with one image."
+        f"tied or closer than the gap, {built.num_small} images smaller than min-size, {built.num_single} "
+        "prompts with fewer than two images left."
     )
 
 

@@ -5,7 +5,7 @@ Axes: K candidates, H W pixels.
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,6 +57,11 @@ def dimensions(candidate: Candidate) -> Size:
         return (
             (width, height) if image.getexif().get(ExifTags.Base.Orientation) in _TURNED else (height, width)
         )
+
+
+def is_small(candidates: Iterable[Candidate], min_size: int | None) -> bool:
+    """True if the shorter side of one of the images is below `min_size` pixels; only headers are read."""
+    return min_size is not None and any(min(dimensions(candidate)) < min_size for candidate in candidates)
 
 
 def prepare(

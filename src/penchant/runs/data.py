@@ -65,5 +65,9 @@ def rules_of(run: RunFile) -> GroupRules:
     """How candidates become groups."""
     data = run.data
     return GroupRules(
-        pairs=PairRule(data.pairs), min_gap=data.min_gap, labels=UnaryRule(data.labels), top_k=data.top_k
+        pairs=PairRule(data.pairs),
+        min_gap=data.min_gap,
+        labels=UnaryRule(data.labels),
+        top_k=data.top_k,
+        min_size=data.min_size,
     )

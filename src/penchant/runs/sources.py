@@ -279,7 +279,10 @@ def refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "buckets", "crops", "cache", "prompt_dropout", "streaming")),
+        "data": (
+            run.data,
+            ("flip", "size", "buckets", "crops", "cache", "prompt_dropout", "min_size", "streaming"),
+        ),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from penchant.data.buckets import Size, nearest
-from penchant.data.images import cut, decode_candidate, dimensions, framing, prepare
+from penchant.data.images import cut, decode_candidate, dimensions, framing, is_small, prepare
 from penchant.data.rows import (
     DEFAULT_RULES,
     Candidate,
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PROMPTS_AT_ONCE: Final = 64
+
+SMALL: Final = "%s: %d of %d groups are left out: the shorter side of an image is below min_size, %d px"
+"""What a user is told of small images: name of the data, groups left out, groups in all, limit."""
 
 
 class Encoders(Protocol):
@@ -80,9 +83,17 @@ def groups_of(
     Raises:
         DataError: If there is none; says what the shape needs.
     """
-    groups = [group for example in examples for group in groups_in(example, shape, rules)]
-    if not groups:
+    found = [group for example in examples for group in groups_in(example, shape, rules)]
+    if not found:
         raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
+    groups = [group for group in found if not is_small(group.candidates, rules.min_size)]
+    if not groups:
+        raise DataError(
+            f"{where}: each of {len(found)} groups has an image whose shorter side is below min_size, "
+            f"{rules.min_size} px. Lower min_size, or give larger images."
+        )
+    if num_small := len(found) - len(groups):
+        logger.warning(SMALL, where, num_small, len(found), rules.min_size)
     _warn(groups, where)
     return groups
 

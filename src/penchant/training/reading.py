@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 from penchant.data.buckets import Size
+from penchant.data.images import is_small
 from penchant.data.rows import Candidate, Example, GroupRules
 from penchant.data.stream import Stream
 from penchant.errors import DataError
@@ -36,14 +37,16 @@ class Reading:
     Attributes:
         groups: The groups, in the order of their places in the batch.
         images: Their images.
-        num_broken: Places that got another group than their own.
+        num_broken: Places that got another group, since their own cannot be read.
         broken: What was wrong with the first one of these; None without any.
+        num_small: Places that got another group, since an image of their own is too small.
     """
 
     groups: Sequence[Group]
     images: Images
     num_broken: int
     broken: DataError | None
+    num_small: int
 
     def views(self, candidate: Candidate, size: Size) -> Sequence[View]:
         """Every variant of an image of the groups."""
@@ -87,7 +90,7 @@ class Reader:
         """The groups of optimizer step `step`, from 0.
 
         Raises:
-            DataError: No row of a whole window can be read.
+            DataError: No row of a whole window can be read, or none is large enough.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         draws = Randomness(run=self.seed, epoch=epoch)
@@ -95,32 +98,48 @@ class Reader:
         groups: list[Group] = []
         images: Images = {}
         broken: list[DataError] = []
+        num_small = 0
         for place in self.places:
             lane, at = place % self.num_lanes, first + place // self.num_lanes
-            group, error = self._readable(self._entries_at(draws, lane, at), images)
+            group, error, small = self._usable(self._entries_at(draws, lane, at), images)
             groups.append(group)
             broken += [] if error is None else [error]
+            num_small += small
         return Reading(
-            groups=groups, images=images, num_broken=len(broken), broken=broken[0] if broken else None
+            groups=groups,
+            images=images,
+            num_broken=len(broken),
+            broken=broken[0] if broken else None,
+            num_small=num_small,
         )
 
-    def _readable(self, entries: Iterator[Entry], images: Images) -> tuple[Group, DataError | None]:
-        """The first group of a place that can be read, and what is wrong with the place's own, if anything.
+    def _usable(self, entries: Iterator[Entry], images: Images) -> tuple[Group, DataError | None, bool]:
+        """The first group of a place that can be read and is large enough, and what came before it.
 
-        The images of the group are added to those that the step has already.
+        That is what is wrong with the first broken entry, if any, and whether any was too small. The images
+        of the group are added to those that the step has already.
         """
         broken: DataError | None = None
+        small = False
         for entry in entries:
             try:
                 if isinstance(entry, DataError):
                     raise entry
+                if is_small(entry.candidates, self.rules.min_size):
+                    small = True
+                    continue
                 size = self.preparation.size_of(entry)
                 for candidate in entry.candidates:
                     if (name := (size, candidate.content_hash)) not in images:
                         images[name] = self.preparation.views(candidate, size)
-                return entry, broken
+                return entry, broken, small
             except DataError as error:
                 broken = broken or error
+        if broken is None:
+            raise DataError(
+                f"{self.stream.path}: each group of a whole window has an image whose shorter side is below "
+                f"min_size, {self.rules.min_size} px. Lower min_size, or raise shuffle_buffer."
+            )
         raise DataError(f"{self.stream.path}: no row of a whole window can be read; {broken}")
 
     def _entries_at(self, draws: Randomness, lane: int, place: int) -> Iterator[Entry]:

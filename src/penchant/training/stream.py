@@ -10,13 +10,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import final
 
 import torch
 from torch import Tensor
 
-from penchant.data.images import decode_candidate
+from penchant.data.images import decode_candidate, is_small
 from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream
 from penchant.errors import DataError, TrainingStopped
@@ -24,6 +23,7 @@ from penchant.protocols import Condition, Framing
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
 from penchant.training.ahead import AHEAD, Ahead
+from penchant.training.encode import SMALL as TOO_SMALL
 from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
 from penchant.training.loop import Progress, Record
 from penchant.training.reading import Reader
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PROMPT_BYTES, PROMPTS = 2**28, 2048
 """Prompt embeddings that are kept: bytes and number at most."""
 
-BROKEN = "data/broken"
+BROKEN, SMALL = "data/broken", "data/small"
 
 
 @final
@@ -43,7 +43,8 @@ class StreamSource:
 
     A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. Has it
     fewer groups than rows (ties, rows of another split), they come again from the start; has it more, the
-    rest waits for another epoch. A place whose group is broken takes another one, half a window away.
+    rest waits for another epoch. A place whose group is broken or too small takes another one, half a window
+    away.
 
     Args:
         stream: The rows.
@@ -112,7 +113,7 @@ class StreamSource:
             epoch=epoch,
             size=self.batch_size,
             places=tuple(tuple(places[row] for row in piece) for piece in pieces),
-            counted={BROKEN: reading.num_broken},
+            counted={BROKEN: reading.num_broken, SMALL: reading.num_small},
         )
 
     def close(self) -> None:
@@ -168,7 +169,7 @@ def _bytes_of(condition: Condition) -> int:
 @final
 @dataclass(slots=True)
 class BrokenRows:
-    """Counts the rows that could not be read, and stops the run when there are too many.
+    """Counts the rows that could not be read or are too small; too many of the former stop the run.
 
     Counted is from the start of this process; a resumed run counts anew.
 
@@ -179,6 +180,7 @@ class BrokenRows:
             great share.
         num_rows: Rows so far.
         num_broken: Broken ones among them.
+        num_small: Those whose images are too small.
     """
 
     source: StreamSource
@@ -186,10 +188,12 @@ class BrokenRows:
     at_least: int
     num_rows: int = 0
     num_broken: int = 0
+    num_small: int = 0
 
     def before_update(self, record: Record) -> None:
         """Count, and stop when the share is exceeded."""
         self.num_broken += int(record.metrics[BROKEN])
+        self.num_small += int(record.metrics[SMALL])
         self.num_rows += self.source.batch_size
         if self.num_broken > self.share * max(self.num_rows, self.at_least):
             raise TrainingStopped(
@@ -204,19 +208,31 @@ class BrokenRows:
         """Say how many there were."""
         if self.num_broken:
             logger.warning("%s: %s; others took their places.", self.source.stream.path, self._sentence())
+        if self.num_small:
+            limit = self.source.reader.rules.min_size
+            logger.warning(TOO_SMALL, self.source.stream.path, self.num_small, self.num_rows, limit)
 
     def _sentence(self) -> str:
         return f"{self.num_broken} of {self.num_rows} rows could not be read"
 
 
 def first_groups(stream: Stream, shape: Shape, rules: GroupRules, limit: int) -> list[Group]:
-    """The first groups of a stream in the order of its files; broken rows are passed over.
+    """The first groups of a stream in the order of its files; broken and too small ones are passed over.
 
     Raises:
         DataError: There is none.
     """
-    groups = (group for row in stream.in_file_order() for group in _readable(row, shape, rules))
-    found = list(islice(groups, limit))
+    found: list[Group] = []
+    num_small = 0
+    for group in (group for row in stream.in_file_order() for group in _readable(row, shape, rules)):
+        if is_small(group.candidates, rules.min_size):
+            num_small += 1
+            continue
+        found.append(group)
+        if len(found) == limit:
+            break
+    if num_small:
+        logger.warning(TOO_SMALL, stream.path, num_small, num_small + len(found), rules.min_size)
     if not found:
         raise DataError(f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}.")
     return found
