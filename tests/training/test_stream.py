@@ -209,6 +209,8 @@ def test_splits_of_every_layout(tmp_path, data):
     own = small.write_lists(tmp_path / "lists.parquet")
     assert [len(open_stream(path, split="train")) for path in (lines, own, data)] == [2, 8, 40]
     assert len(open_stream(table, split="test", columns=columns)) == 1
+    assert list(open_stream(lines, split="train").prompts()) == ["p", "p"]
+    assert list(open_stream(own, split="train").prompts()) == [f"list {number}" for number in range(8)]
     (tmp_path / "folder" / "w").mkdir(parents=True)
     (tmp_path / "folder" / "l").mkdir()
     for side in ("w", "l"):

@@ -1,5 +1,6 @@
 """From a run file to its data: where it lies, what its columns mean, and how it becomes groups."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -7,7 +8,7 @@ from penchant import families
 from penchant.data import hub, store
 from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset
-from penchant.data.rows import GroupRules
+from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream, open_remote_stream, open_stream
 from penchant.runs import columns
 from penchant.runs.schema import RunFile
@@ -38,6 +39,23 @@ def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
         data = hub.remote(run.data.path, config=run.data.config, where=place)
         return open_remote_stream(data, split=split, columns=meant, where=place)
     return open_stream(data_place(run, where=where), split=split, columns=meant, where=place)
+
+
+def examples_of(run: RunFile, split: str | None, *, where: str) -> Iterable[Example]:
+    """The rows of one split, read as the training reads them.
+
+    A data set of the hub that is streamed stays there; streamed rows that are broken are left out.
+    """
+    if run.data.streaming:
+        return stream_of(run, split, where=where).in_file_order()
+    return data_of(run, split, where=where)
+
+
+def prompts_of(run: RunFile, split: str | None, *, where: str) -> list[str]:
+    """The prompts of the same rows; of tables, images are not read for them."""
+    if run.data.streaming:
+        return list(stream_of(run, split, where=where).prompts())
+    return [header.prompt for header in data_of(run, split, where=where).headers]
 
 
 def is_remote(run: RunFile) -> bool:
