@@ -3,9 +3,10 @@
     python benchmarks/stream_ahead.py
 
 writes pairs of JPEG files of 512 x 512 px to a temporary folder and draws batches of them through the
-training source, with stand-ins of no cost for VAE and text encoder. The step itself is a convolution,
-forwards and backwards, repeated until it takes about as long as reading does. Rounds with and without reading
-ahead take turns; printed are medians and means over all steps.
+training source, with stand-ins of no cost for VAE and text encoder. The step itself takes about as long as
+reading does. It is a convolution, forwards and backwards, that competes for the processor (`computing`), or
+it only waits, as a process does whose accelerator computes (`waiting`). Rounds with and without reading ahead
+take turns; printed are medians and means over all steps.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import io
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from penchant.training.ahead import AHEAD
 from penchant.training.encode import Preparation
 from penchant.training.stream import StreamSource
 
-SIDE, ROWS, BATCH, BUFFER = 512, 256, 8, 64
+SIDE, ROWS, BATCH, BUFFER = 512, 128, 4, 32
 STEPS = 16
 """Steps of a round."""
 
@@ -99,13 +101,13 @@ def compute(repeats: int) -> None:
         layer(torch.zeros(4, 64, 64, 64)).sum().backward()
 
 
-def timed(stream: StreamSource, first: int, repeats: int) -> list[float]:
+def timed(stream: StreamSource, first: int, step_itself: Callable[[], None]) -> list[float]:
     """Seconds of each step of a round."""
     seconds = []
     for step in range(first, first + STEPS):
         started = time.perf_counter()
         stream(step)
-        compute(repeats)
+        step_itself()
         seconds.append(time.perf_counter() - started)
     stream.close()
     return seconds
@@ -122,22 +124,21 @@ def main() -> None:
         size = write(folder)
         print(f"{ROWS} pairs of {SIDE} px, {size:.0f} KiB an image, batches of {BATCH}")
         ways = {number: source(folder, ahead=number) for number in (0, AHEAD)}
-        reading = statistics.median(timed(ways[0], 0, 0))
+        reading = statistics.fmean(timed(ways[0], 0, lambda: None))
         started = time.perf_counter()
         compute(10)
         repeats = max(1, round(reading * 10 / (time.perf_counter() - started)))
-        started = time.perf_counter()
-        compute(5 * repeats)
-        computing = (time.perf_counter() - started) / 5
-        found: dict[int, list[float]] = {number: [] for number in ways}
-        for number in range(rounds):
-            for ahead, stream in ways.items():
-                found[ahead] += timed(stream, STEPS * number, repeats)
-    print(f"reading alone {reading:.3f} s a step, computing alone {computing:.3f} s")
-    for ahead, seconds in found.items():
-        print(f"{ahead} steps ahead: median {statistics.median(seconds):.3f} s a step")
-    means = {ahead: statistics.fmean(seconds) for ahead, seconds in found.items()}
-    print(f"mean {means[0]:.3f} s and {means[AHEAD]:.3f} s, ratio {means[AHEAD] / means[0]:.2f}")
+        print(f"reading alone: {reading:.3f} s a step")
+        kinds = {"computing": lambda: compute(repeats), "waiting": lambda: time.sleep(reading)}
+        for kind, step_itself in kinds.items():
+            found: dict[int, list[float]] = {number: [] for number in ways}
+            for number in range(rounds):
+                for ahead, stream in ways.items():
+                    found[ahead] += timed(stream, STEPS * number, step_itself)
+            for ahead, seconds in found.items():
+                median, mean = statistics.median(seconds), statistics.fmean(seconds)
+                print(f"{kind}, {ahead} steps ahead: median {median:.3f} s, mean {mean:.3f} s a step")
+            print(f"{kind}: ratio {statistics.fmean(found[AHEAD]) / statistics.fmean(found[0]):.2f}")
 
 
 if __name__ == "__main__":
