@@ -84,6 +84,7 @@ def measure(folder: Path) -> dict[str, float]:
     from penchant.data.rows import DEFAULT_RULES
     from penchant.data.stream import open_stream
     from penchant.shapes import Shape
+    from penchant.training.encode import Preparation
     from penchant.training.stream import StreamSource
 
     class Nothing:
@@ -105,15 +106,14 @@ def measure(folder: Path) -> dict[str, float]:
         Shape.PAIR,
         DEFAULT_RULES,
         Nothing(),
-        size=8,
-        flip=False,
+        Preparation(sizes=((8, 8),)),
         batch_size=BATCH,
         micro_batch_size=BATCH,
         shuffle_buffer=BUFFER,
         prompt_dropout=0.1,
         seed=0,
     )
-    for step in range(0, source.steps_per_epoch, EVERY):
+    for step in range(0, source.reader.steps_per_epoch, EVERY):
         source(step)
         if step // EVERY % 25 == 24:
             print(f"{(step + EVERY) * BATCH:,} rows: {peak()} MiB", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ METRICS: Final[Mapping[str, str]] = {
     "epoch": "pass over the data, from 0",
     "samples": "groups seen so far",
     "data/broken": "rows of the step that could not be read, over all processes; only with data.streaming",
+    "data/small": "groups of the step that data.min_size leaves out, over all processes; only with streaming",
     "time/step_s": "wall-clock seconds of the step",
     "time/samples_per_s": "groups per second",
 }

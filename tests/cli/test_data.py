@@ -152,6 +152,59 @@ def test_convert_writes_what_it_read(pairs, tmp_path):
     assert [e.id for e in store.read(out)] == [e.id for e in store.read(path, split="x")]
 
 
+@pytest.fixture
+def table(tmp_path):
+    columns = {"text": ["p", "q"], "a": [png(1, 9, 0), png(2, 9, 0)], "b": [png(3, 9, 0), png(4, 9, 0)]}
+    pq.write_table(pa.table(columns | {"won": [1, 0]}), tmp_path / "table.parquet")
+    return tmp_path / "table.parquet"
+
+
+MEANT = ("--column", "prompt=text", "--column", "images=a", "--column", "images=b", "--column", "winner=won")
+
+
+def test_columns_can_be_typed(table, tmp_path):
+    result = run("check", table, *MEANT)
+    assert result.exit_code == 0 and "preferred  first 1, second 1, tie 0, none 0" in result.output
+    out = tmp_path / "out.parquet"
+    assert run("convert", table, out, *MEANT).output == f"{out}: 2 rows.\n"
+    assert [(example.prompt, example.preference) for example in store.read(out)] == [
+        ("p", (0.0, 1.0)),
+        ("q", (1.0, 0.0)),
+    ]
+    assert run("split", table, tmp_path / "split.parquet", *MEANT, "--shares", "train=1").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["check", "convert", "split", "relabel"])
+def test_a_column_that_is_not_there_is_the_sentence_of_run_files(table, tmp_path, command):
+    more = ["--reward", "compressibility"] if command == "relabel" else []
+    out = [] if command == "check" else [tmp_path / "out.parquet", *more]
+    assert refused(command, table, *out, "--column", "images=a", "--column", "images=c") == (
+        f"{table}: no column 'c' as `columns` names it. There are: text, a, b, won."
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["promt=text"], "--column: unknown option 'promt'. Did you mean 'prompt'? Known: group, images, "),
+        (["prompt=text"], "--column: option 'images' is missing. Columns of the images: "),
+        (["images"], "--column images: is not a meaning and its column. Write it as --column prompt=text."),
+        (["images=a", "prompt=b", "prompt=c"], "--column: prompt: must be a text, got ['b', 'c']."),
+        (
+            ["images=a", "images=b", "winner=won", "scores=won"],
+            "--column: at most one of scores, ranks, votes, winner, label says what was preferred, got ",
+        ),
+        (
+            ["images=a", "images=b", "scores=won"],
+            "--column: scores: needs one column per image column, got 1 for 2.",
+        ),
+    ],
+)
+def test_a_map_of_columns_that_makes_no_sense(table, typed, sentence):
+    options = [word for assignment in typed for word in ("--column", assignment)]
+    assert refused("check", table, *options).startswith(sentence)
+
+
 def test_build_makes_pairs_from_a_table(tmp_path):
     (tmp_path / "images").mkdir()
     for name, shade in (("a", 0), ("b", 100), ("c", 200)):
@@ -162,9 +215,13 @@ def test_build_makes_pairs_from_a_table(tmp_path):
     result = run("build", tmp_path / "images", table, out, "--rule", "all")
     assert result.output == (
         f"{out}: 2 rows from 1 prompts. Left out: 1 comparisons tied or closer than the gap, "
-        "0 prompts with one image.\n"
+        "0 images smaller than min-size, 0 prompts with fewer than two images left.\n"
     )
     assert [e.preference for e in store.read(out)] == [(1.0, 0.0)] * 2
+    assert refused("build", tmp_path / "images", table, tmp_path / "y.parquet", "--min-size", 9) == (
+        f"{table}: zero usable pairs, got 1 prompts: 1 with fewer than two images left, 3 images smaller "
+        "than min-size, 0 comparisons tied or closer than the gap."
+    )
     assert refused("build", tmp_path / "images", table, tmp_path / "x.parquet", "--min-gap", "-1") == (
         "min-gap: must be >= 0, got -1."
     )

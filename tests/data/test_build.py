@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from penchant.data.build import BuildRule, build
 from penchant.data.rows import as_ranked
@@ -39,7 +40,12 @@ def test_best_against_worst(folder, scores):
     first = built.examples[0]
     assert first.preference == (1.0, 0.0)
     assert first.candidates[0].scores == {"score": 3.0}
-    assert first.provenance == {"table": "scores.csv", "rule": "best-vs-worst", "min_gap": 0.0}
+    assert first.provenance == {
+        "table": "scores.csv",
+        "rule": "best-vs-worst",
+        "min_gap": 0.0,
+        "min_size": None,
+    }
 
 
 def test_all_pairs_and_ties(folder, scores):
@@ -52,6 +58,15 @@ def test_a_gap_leaves_out_close_pairs(folder, scores):
     built = build(folder, scores(*ROWS), BuildRule.ALL, min_gap=1)
     assert pairs(built) == [("cat", "b", "a"), ("cat", "c", "a")]
     assert built.num_ties == 2
+
+
+def test_small_images_are_left_out_before_anything_is_compared(folder, scores):
+    Image.new("RGB", (40, 5)).save(folder / "b.png")
+    built = build(folder, scores(*ROWS), BuildRule.ALL, min_size=6)
+    assert pairs(built) == [("cat", "c", "a"), ("dog", "e", "d")]
+    assert (built.num_small, built.num_single, built.num_ties) == (1, 1, 0)
+    assert built.examples[0].provenance["min_size"] == 6
+    assert build(folder, scores(*ROWS), BuildRule.ALL, min_size=5).num_small == 0
 
 
 def test_a_random_pair_belongs_to_the_prompt_not_to_the_table(folder, scores):
@@ -138,8 +153,8 @@ def test_a_table_that_is_not_one_is_refused(folder, scores, tmp_path):
 def test_nothing_to_compare_is_refused(folder, scores):
     table = scores("a.png,cat,1", "b.png,cat,1", "c.png,dog,1")
     expected = (
-        f"{table}: zero usable pairs, got 2 prompts: 1 with one image only, "
-        "1 comparisons tied or closer than the gap."
+        f"{table}: zero usable pairs, got 2 prompts: 1 with fewer than two images left, "
+        "0 images smaller than min-size, 1 comparisons tied or closer than the gap."
     )
     assert refused(folder, table) == expected
 

@@ -75,6 +75,7 @@ def test_a_stream_reads_the_hub_in_pieces_without_a_download(monkeypatch, tmp_pa
     assert [row.prompt for row in stream.in_file_order()] == [
         f"train {n} {row}" for n in (0, 1) for row in range(3)
     ]
+    assert list(stream.prompts()) == [row.prompt for row in stream.in_file_order()]
     assert len(stream) == 6 and len(stream.content_hash) == 64
     with pytest.raises(DataError, match="datasets/o/n@v2/8k: unknown split 'dev'. Known: test, train."):
         open_remote_stream(data, split="dev", where="x")

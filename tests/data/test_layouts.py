@@ -184,7 +184,8 @@ def test_an_unknown_table_is_refused_with_what_it_holds(tmp_path):
     with pytest.raises(DataError) as caught:
         store.read(path)
     assert str(caught.value) == (
-        f"{path}: unknown layout, got question, answer. Say with `data.columns` what these mean."
+        f"{path}: unknown layout, got question, answer. Say with `data.columns` "
+        "(typed: `--column`) what these mean."
     )
 
 

@@ -67,7 +67,9 @@ def test_a_missing_member_is_named_with_its_sample(tar, encoded):
     path = tar([*sample("a", encoded), *sample("b", encoded, ("red",))])
     assert refused(path) == f"{path}: sample 'b': needs two images or more, best first, got one."
     path = tar([("a.png", encoded())])
-    assert refused(path) == f"{path}: unknown layout, got png. Say with `data.columns` what these mean."
+    assert refused(path) == (
+        f"{path}: unknown layout, got png. Say with `data.columns` (typed: `--column`) what these mean."
+    )
 
 
 def test_text_that_is_no_text(tar, encoded):

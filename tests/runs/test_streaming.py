@@ -1,14 +1,20 @@
 """Whole runs over streamed data: resumed in mid-stream to the bit, and stopped by what is broken."""
 
 import logging
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from tests import small
 
+from penchant.data import hub
 from penchant.errors import ConfigError, TrainingStopped
 from penchant.runs import assemble as module
+from penchant.runs import evaluate as evaluation
 from penchant.runs.explain import explain
 from penchant.runs.load import check
 from penchant.training.stream import StreamSource
@@ -42,10 +48,15 @@ def streamed(options, shards):
     return build
 
 
+def reading_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
 def test_a_killed_run_goes_on_with_the_same_next_example(streamed, monkeypatch, tmp_path, caplog):
     raw = streamed(**{"training.steps": 8, "training.checkpoint_every": 3, "data.max_broken": 0.5})
     with caplog.at_level(logging.WARNING):
         whole, _ = small.train(raw)
+    assert not reading_threads()
     assert any("others took their places" in message for message in caplog.messages)
     assert sum(row.get("data/broken", 0) for row in small.metrics(whole.path)) in (1, 2), "once an epoch"
     real = StreamSource.__call__
@@ -58,6 +69,7 @@ def test_a_killed_run_goes_on_with_the_same_next_example(streamed, monkeypatch, 
     monkeypatch.setattr(StreamSource, "__call__", killed_at_7)
     with pytest.raises(KeyboardInterrupt):
         small.train(raw, output=tmp_path / "killed")
+    assert not reading_threads()
     monkeypatch.undo()
     folder, shown = small.train(raw, resume=True, output=tmp_path / "killed")
     assert "going on from step 6 of 8" in shown
@@ -90,3 +102,21 @@ def test_a_method_that_samples_does_not_stream(streamed):
         ConfigError, match="run.yaml: data.streaming: a method that samples the model does not"
     ):
         module.method_of(run, where="run.yaml")
+
+
+def test_a_data_set_of_the_hub_is_evaluated_without_a_download(streamed, shards, tmp_path, monkeypatch):
+    """The file system of the hub is stood in for by a folder; both are file systems of fsspec."""
+    (tmp_path / "datasets" / "owner").mkdir(parents=True)
+    (tmp_path / "datasets" / "owner" / "pairs").symlink_to(shards)
+    monkeypatch.setattr(hub, "HfFileSystem", lambda: DirFileSystem(str(tmp_path), LocalFileSystem()))
+    monkeypatch.delattr(hub, "snapshot_download")
+    prompts = {"evaluation.split": "validation", "evaluation.num_prompts": 8}
+    here = check(streamed(**prompts), where="run.yaml")
+    away = check(streamed(**prompts, **{"data.path": "owner/pairs"}), where="run.yaml")
+    wanted = [f"thing {number}" for number in range(24, 32)]
+    for run in (here, away):
+        assert list(evaluation.suite_of(run, where="run.yaml").prompts) == wanted
+        assert evaluation.trained_on(run, where="run.yaml") == set()
+    winners = [evaluation._preferred_images(run, 16, "run.yaml") for run in (here, away)]
+    assert len(winners[0]) in (23, 24), "one row of 24 has a broken image"
+    assert torch.equal(*winners)

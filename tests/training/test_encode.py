@@ -12,7 +12,7 @@ from tests import small
 from penchant import families
 from penchant.data import store
 from penchant.data.images import decode_candidate, prepare
-from penchant.data.rows import Candidate, Example
+from penchant.data.rows import Candidate, Example, GroupRules
 from penchant.errors import DataError
 from penchant.families import sd15
 from penchant.randomness import Randomness
@@ -61,6 +61,25 @@ def test_data_without_a_usable_group_is_refused(shape, way_out):
         groups_of([example(0.5, 0.5)], shape, where="run.yaml: data.path: x.parquet (train)")
     assert str(caught.value) == (
         f"run.yaml: data.path: x.parquet (train): no usable group of shape {shape.value}. {way_out}"
+    )
+
+
+def test_groups_with_a_small_image_are_left_out_and_counted(caplog):
+    wide = Candidate(image=small.picture(9, 20, width=40, height=12))
+    mixed = replace(example(1.0, 0.0), candidates=(wide, Candidate(image=small.picture(1, 20))))
+    data, rules = [example(1.0, 0.0), mixed, example(0.1, 0.9, 0.5)], GroupRules(min_size=13)
+    ids = [group.id for group in groups_of(data, Shape.PAIR, where="x", rules=rules)]
+    assert not {name for name in ids if name.startswith(mixed.id)} and len(ids) == 4
+    assert caplog.messages == [
+        "x: 1 of 5 groups are left out: the shorter side of an image is below min_size, 13 px"
+    ]
+    assert len(groups_of(data, Shape.PAIR, where="x", rules=GroupRules(min_size=12))) == 5
+    assert len(caplog.messages) == 1
+    with pytest.raises(DataError) as caught:
+        groups_of(data, Shape.PAIR, where="x", rules=GroupRules(min_size=17))
+    assert str(caught.value) == (
+        "x: each of 5 groups has an image whose shorter side is below min_size, 17 px. Lower min_size, or "
+        "give larger images."
     )
 
 

@@ -20,7 +20,7 @@ from penchant.shapes import Shape
 from penchant.training.encode import Preparation, encode, groups_of
 from penchant.training.loop import Progress, Record
 from penchant.training.source import StoredSource
-from penchant.training.stream import BROKEN, BrokenRows, RecentPrompts, StreamSource, first_groups
+from penchant.training.stream import BROKEN, SMALL, BrokenRows, RecentPrompts, StreamSource, first_groups
 
 SHARDS, ROWS, GROUP = 4, 10, 3
 
@@ -109,7 +109,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(data):
 
 def test_an_epoch_shows_every_row_once_in_an_order_of_its_own(data):
     stream = source(data)
-    assert stream.steps_per_epoch == 10
+    assert stream.reader.steps_per_epoch == 10
     orders = [[name for step in range(10) for name in ids(stream(10 * epoch + step))] for epoch in range(2)]
     assert all(len(set(order)) == SHARDS * ROWS for order in orders)
     assert orders[0] != orders[1] and set(orders[0]) == set(orders[1])
@@ -144,19 +144,20 @@ def test_latents_are_those_of_stored_examples(data):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_a_batch_and_read_their_own_lanes(data, processes):
     whole = seen(source(data)(7))
-    shares = [source(data, process=p, num_processes=processes, micro_batch_size=1) for p in range(processes)]
+    options = {"num_processes": processes, "micro_batch_size": 1, "ahead": 0}
+    shares = [source(data, process=p, **options) for p in range(processes)]
     batches = [share(7) for share in shares]
     merged = {name: values for batch in batches for name, values in seen(batch).items()}
     assert merged.keys() == whole.keys() and all(batch.size == 4 for batch in batches)
     assert all(torch.equal(x, y) for n in whole for x, y in zip(whole[n], merged[n], strict=True))
-    assert [set(share._windows) for share in shares] == [
+    assert [set(share.reader._windows) for share in shares] == [
         set(range(p, 4, processes)) for p in range(processes)
     ]
 
 
 def test_a_number_of_processes_that_does_not_divide_the_lanes_shares_them(data):
     options = {"batch_size": 6, "shuffle_buffer": 8}
-    assert source(data, **options).num_lanes == 2
+    assert source(data, **options).reader.num_lanes == 2
     whole = seen(source(data, **options)(3))
     shares = [seen(source(data, process=p, num_processes=3, **options)(3)) for p in range(3)]
     assert {name for share in shares for name in share} == whole.keys()
@@ -208,6 +209,8 @@ def test_splits_of_every_layout(tmp_path, data):
     own = small.write_lists(tmp_path / "lists.parquet")
     assert [len(open_stream(path, split="train")) for path in (lines, own, data)] == [2, 8, 40]
     assert len(open_stream(table, split="test", columns=columns)) == 1
+    assert list(open_stream(lines, split="train").prompts()) == ["p", "p"]
+    assert list(open_stream(own, split="train").prompts()) == [f"list {number}" for number in range(8)]
     (tmp_path / "folder" / "w").mkdir(parents=True)
     (tmp_path / "folder" / "l").mkdir()
     for side in ("w", "l"):
@@ -244,6 +247,50 @@ def test_broken_images_are_counted_and_replaced_in_the_same_way_each_time(tmp_pa
         assert again(step).counted == batches[step].counted
 
 
+def small_picture(number, brightness):
+    return small.picture(number, brightness, height=12 if number % 20 == 4 else 16)
+
+
+def test_small_images_are_counted_and_replaced(tmp_path, caplog):
+    path = write(tmp_path / "small", image=small_picture)
+    rules = GroupRules(min_size=13)
+    stream = source(path, shuffle_buffer=16, rules=rules)
+    batches = [stream(step) for step in range(10)]
+    assert sum(batch.counted[SMALL] for batch in batches) == 4  # rows 2, 12, 22 and 32 of 40
+    assert sum(batch.counted[BROKEN] for batch in batches) == 0 and not caplog.messages
+    assert len({name for batch in batches for name in ids(batch)}) == 36
+    guard = BrokenRows(stream, share=0.0, at_least=8)
+    guard.before_update(Record(step=1, metrics=dict(batches[0].counted) | {SMALL: 3}))
+    guard.on_end(Progress())
+    with caplog.at_level(logging.WARNING):
+        assert len(first_groups(open_stream(path), Shape.PAIR, rules, 5)) == 5
+    assert caplog.messages == [
+        f"{path}: {left_out} groups are left out: the shorter side of an image is below min_size, 13 px"
+        for left_out in ("3 of 4", "1 of 6")
+    ]
+    with pytest.raises(DataError) as caught:
+        source(path, rules=GroupRules(min_size=17))(0)
+    assert str(caught.value) == (
+        f"{path}: each group of a whole window has an image whose shorter side is below min_size, 17 px. "
+        "Lower min_size, or raise shuffle_buffer."
+    )
+
+
+def test_what_is_read_ahead_is_told_at_its_own_step(tmp_path, caplog):
+    """Of the broken images of later steps, which the thread has met already, nothing is heard."""
+    path = write(tmp_path / "broken", image=broken_picture)
+    plain = source(path, shuffle_buffer=16, ahead=0)
+    counts = [plain(step).counted[BROKEN] for step in range(10)]
+    first = next(step for step, count in enumerate(counts) if count)
+    caplog.clear()
+    stream = source(path, shuffle_buffer=16, ahead=9)
+    with caplog.at_level(logging.WARNING):
+        for step in range(10):
+            assert (len(caplog.messages), stream.first_broken is None) == (step > first, step <= first)
+            assert stream(step).counted[BROKEN] == counts[step]
+    stream.close()
+
+
 def test_samples_with_missing_members_are_counted(tmp_path):
     path = tmp_path / "train-000.tar"
     with tarfile.open(path, "w") as archive:
@@ -271,7 +318,7 @@ def test_nothing_but_broken_images_is_refused(tmp_path):
 
 def test_too_many_broken_rows_stop_the_run_and_fewer_are_told_at_its_end(data, caplog):
     def record(broken):
-        return Record(step=1, metrics={BROKEN: broken})
+        return Record(step=1, metrics={BROKEN: broken, SMALL: 0})
 
     stream = source(data)
     stream.first_broken = DataError("row 3: no image.")
@@ -337,9 +384,11 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
         }
         path = tmp_path / f"{num_rows}.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=16)
-        stream = source(path, split=None, shuffle_buffer=64)
+        stream = source(path, split=None, shuffle_buffer=64, ahead=0)
         tracemalloc.start()
-        for step in range(0, stream.steps_per_epoch, 16):  # every window of each of the four lanes is read
+        for step in range(
+            0, stream.reader.steps_per_epoch, 16
+        ):  # every window of each of the four lanes is read
             stream(step)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

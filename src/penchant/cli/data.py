@@ -13,6 +13,7 @@ from penchant.data import store
 from penchant.data.build import BuildRule
 from penchant.data.build import build as build_examples
 from penchant.data.check import check as check_dataset
+from penchant.data.columns import Columns
 from penchant.data.report import Report, Severity
 from penchant.data.tokens import load_tokenizer
 from penchant.errors import ConfigError
@@ -32,12 +33,22 @@ app = typer.Typer(
 File = Annotated[Path, typer.Argument(help="A file of rows, or a folder of such files or of images.")]
 Out = Annotated[Path, typer.Argument(help="Parquet file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="MEANING=COLUMN",
+        help="What a column means, as `data.columns` of a run file: --column prompt=text; repeated, --column "
+        "images=left --column images=right.",
+    ),
+]
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
 @app.command()
 def check(
     file: File,
+    column: Column = None,
     split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels you will train at.")] = None,
     model: Annotated[
@@ -51,7 +62,8 @@ def check(
     if model is not None:
         quiet()  # it would warn of the very prompts that the report lists
         tokenizer = load_tokenizer(SHIPPED.get(model, Path(model)))
-    report = check_dataset(store.read(file, split=split), tokenizer=tokenizer, size=size)
+    dataset = store.read(file, split=split, columns=_columns(column))
+    report = check_dataset(dataset, tokenizer=tokenizer, size=size)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:
@@ -76,14 +88,17 @@ def build(
     min_gap: Annotated[
         float | None, typer.Option(help="Smallest difference of scores that makes a pair.")
     ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(min=1, help="Shorter side in pixels that an image has at least.")
+    ] = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make pairs or lists: by a build file from a model and rewards, or from images and a table of scores."""
     if source.suffix in (".yaml", ".yml"):
-        if (table, out, rule, min_gap) != (None, None, None, None):
+        if (table, out, rule, min_gap, min_size) != (None,) * 5:
             raise ConfigError(
-                f"{source}: a build file names its output, rule and gap itself. Give the file alone, and "
+                f"{source}: a build file names its output, rule and filters itself. Give the file alone, and "
                 "--set."
             )
         _build_by_file(source, assignments or [], overwrite=overwrite)
@@ -91,12 +106,17 @@ def build(
     if table is None or out is None:
         raise ConfigError("penchant data build: needs FOLDER TABLE OUT, or BUILD.yaml.")
     if assignments:
-        raise ConfigError("--set: only a build file has options to set. Use --rule and --min-gap.")
-    built = build_examples(source, table, rule or BuildRule.BEST_VS_WORST, min_gap=min_gap or 0.0)
+        raise ConfigError(
+            "--set: only a build file has options to set. Use --rule, --min-gap and --min-size."
+        )
+    built = build_examples(
+        source, table, rule or BuildRule.BEST_VS_WORST, min_gap=min_gap or 0.0, min_size=min_size
+    )
     num_rows = store.write_parquet(built.examples, out, overwrite=overwrite)
     _say(
         f"{out}: {num_rows} rows from {built.num_prompts} prompts. Left out: {built.num_ties} comparisons "
-        f"tied or closer than the gap, {built.num_single} prompts with one image."
+        f"tied or closer than the gap, {built.num_small} images smaller than min-size, {built.num_single} "
+        "prompts with fewer than two images left."
     )
 
 
@@ -122,6 +142,7 @@ def relabel(
         list[str],
         typer.Option(help="A name, or a mapping in YAML; the first decides. May be repeated."),
     ],
+    column: Column = None,
     split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
     min_gap: Annotated[
         float, typer.Option(help="Smallest difference between best and worst that keeps a row.")
@@ -140,6 +161,7 @@ def relabel(
         reward,
         console=Console(),
         split=split,
+        columns=_columns(column),
         min_gap=min_gap,
         score_cache=score_cache,
         overwrite=overwrite,
@@ -162,6 +184,7 @@ def _print_scales(tally: "Tally") -> None:
 def split(
     file: File,
     out: Out,
+    column: Column = None,
     shares: Annotated[
         str, typer.Option(help="Share of the prompts by split.")
     ] = "train=0.8,validation=0.1,test=0.1",
@@ -170,7 +193,8 @@ def split(
 ) -> None:
     """Write the rows with a split each; all rows of one prompt go to the same split."""
     fractions = splitting.shares(shares)
-    store.write_parquet(splitting.assign(store.read(file), fractions, key=key), out, overwrite=overwrite)
+    rows = store.read(file, columns=_columns(column))
+    store.write_parquet(splitting.assign(rows, fractions, key=key), out, overwrite=overwrite)
     written = [header.split for header in store.read(out).headers]
     _say(f"{out}: " + ", ".join(f"{name} {written.count(name)} rows" for name in fractions) + ".")
 
@@ -179,12 +203,23 @@ def split(
 def convert(
     file: File,
     out: Out,
+    column: Column = None,
     split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write any known layout as one parquet file of the library's own layout."""
-    num_rows = store.write_parquet(store.read(file, split=split), out, overwrite=overwrite)
+    """Write any table or known layout as one parquet file of the library's own layout."""
+    num_rows = store.write_parquet(
+        store.read(file, split=split, columns=_columns(column)), out, overwrite=overwrite
+    )
     _say(f"{out}: {num_rows} rows.")
+
+
+def _columns(typed: list[str] | None) -> Columns | None:
+    if typed is None:
+        return None
+    from penchant.runs import columns  # late: what run files may say is slow to import
+
+    return columns.typed(typed)
 
 
 def _print_counts(report: Report) -> None:

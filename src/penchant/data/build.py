@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from penchant.data.images import is_small
 from penchant.data.lines import json_lines
 from penchant.data.paths import inside
 from penchant.data.rows import Candidate, Example
@@ -41,17 +42,21 @@ class Built:
     Attributes:
         examples: Pairs with the winner first, or lists, in the order of the prompts in the table.
         num_prompts: Different prompts in the table.
-        num_single: Prompts with one image only; they give nothing.
+        num_small: Images left out for their size.
+        num_single: Prompts with fewer than two images left; they give nothing.
         num_ties: Comparisons dropped, as equal or closer than the gap.
     """
 
     examples: list[Example]
     num_prompts: int
+    num_small: int
     num_single: int
     num_ties: int
 
 
-def build(folder: Path, table: Path, rule: BuildRule, *, min_gap: float = 0.0) -> Built:
+def build(
+    folder: Path, table: Path, rule: BuildRule, *, min_gap: float = 0.0, min_size: int | None = None
+) -> Built:
     """Examples from images and a table of their scores.
 
     Args:
@@ -59,21 +64,27 @@ def build(folder: Path, table: Path, rule: BuildRule, *, min_gap: float = 0.0) -
         table: Table of scores.
         rule: Which comparisons become pairs, or lists.
         min_gap: Smallest difference of scores that makes a pair; >= 0.
+        min_size: Shorter side in pixels that an image has at least; None keeps all.
 
     Raises:
         ConfigError: The gap is negative, or given for lists.
         DataError: The table is wrong, an image is missing, or no example comes out.
     """
     require_gap(rule, min_gap)
-    groups = _by_prompt(folder, table)
-    provenance = {"table": table.name, "rule": rule.value, "min_gap": min_gap}
+    whole = _by_prompt(folder, table)
+    groups = {
+        prompt: [candidate for candidate in candidates if not is_small([candidate], min_size)]
+        for prompt, candidates in whole.items()
+    }
+    num_small = sum(map(len, whole.values())) - sum(map(len, groups.values()))
+    provenance = {"table": table.name, "rule": rule.value, "min_gap": min_gap, "min_size": min_size}
     examples, num_ties = [], 0
     for prompt, candidates in groups.items():
         scores = [candidate.scores["score"] for candidate in candidates]
         found, dropped = examples_of(prompt, candidates, scores, rule, min_gap=min_gap, provenance=provenance)
         examples += found
         num_ties += dropped
-    return _built(examples, groups, num_ties, table)
+    return _built(examples, groups, num_ties, num_small, table)
 
 
 def require_gap(rule: BuildRule, min_gap: float) -> None:
@@ -123,15 +134,26 @@ def examples_of(
 
 
 def _built(
-    examples: list[Example], groups: Mapping[str, list[Candidate]], num_ties: int, table: Path
+    examples: list[Example],
+    groups: Mapping[str, list[Candidate]],
+    num_ties: int,
+    num_small: int,
+    table: Path,
 ) -> Built:
-    num_single = sum(len(candidates) == 1 for candidates in groups.values())
+    num_single = sum(len(candidates) < 2 for candidates in groups.values())
     if not examples:
         raise DataError(
-            f"{table}: zero usable pairs, got {len(groups)} prompts: {num_single} with one image only, "
-            f"{num_ties} comparisons tied or closer than the gap."
+            f"{table}: zero usable pairs, got {len(groups)} prompts: {num_single} with fewer than two "
+            f"images left, {num_small} images smaller than min-size, {num_ties} comparisons tied or closer "
+            "than the gap."
         )
-    return Built(examples=examples, num_prompts=len(groups), num_single=num_single, num_ties=num_ties)
+    return Built(
+        examples=examples,
+        num_prompts=len(groups),
+        num_small=num_small,
+        num_single=num_single,
+        num_ties=num_ties,
+    )
 
 
 def _by_prompt(folder: Path, table: Path) -> dict[str, list[Candidate]]:

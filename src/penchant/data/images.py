@@ -5,7 +5,7 @@ Axes: K candidates, H W pixels.
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +59,11 @@ def dimensions(candidate: Candidate) -> Size:
         )
 
 
+def is_small(candidates: Iterable[Candidate], min_size: int | None) -> bool:
+    """True if the shorter side of one of the images is below `min_size` pixels; only headers are read."""
+    return min_size is not None and any(min(dimensions(candidate)) < min_size for candidate in candidates)
+
+
 def prepare(
     images: Sequence[Image.Image],
     *,
@@ -83,9 +88,17 @@ def prepare(
     window = _sides(size)
     if min(window) < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    windows = [_window(image, window, crop) for image in images]
+    windows = [np.asarray(cut(image, window, crop)) for image in images]
     pixels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return pixels.flip(-1) if flip else pixels.contiguous()
+
+
+def cut(image: Image.Image, size: Size, crop: tuple[float, float]) -> Image.Image:
+    """The window that `prepare` takes of an image, by the same arguments; it keeps 3 bytes a pixel."""
+    resized, (top, left) = _place(image, size, crop)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling.BILINEAR)
+    return image.crop((left, top, left + size[1], top + size[0]))
 
 
 def framing(
@@ -93,7 +106,7 @@ def framing(
 ) -> Framing:
     """How `prepare` cuts an image, by the same arguments; the crop of a mirrored one lies in the mirror."""
     window = _sides(size)
-    (width, _), (top, left) = _cut(image, window, crop)
+    (width, _), (top, left) = _place(image, window, crop)
     left = width - window[1] - left if flip else left
     return Framing(original=(image.height, image.width), crop=(top, left), size=window)
 
@@ -108,14 +121,7 @@ def _sides(size: int | Size) -> Size:
     return (size, size) if isinstance(size, int) else size
 
 
-def _window(image: Image.Image, size: Size, crop: tuple[float, float]) -> np.ndarray:
-    resized, (top, left) = _cut(image, size, crop)
-    if resized != image.size:
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-    return np.asarray(image.crop((left, top, left + size[1], top + size[0])))
-
-
-def _cut(
+def _place(
     image: Image.Image, size: Size, crop: tuple[float, float]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height to resize to; top and left of the window there."""

@@ -128,12 +128,14 @@ class GroupRules:
         min_gap: Smallest difference of scores that makes a pair; >= 0.
         labels: Which candidates are desirable.
         top_k: Candidates of a ranked list that are kept, the best ones; >= 2, None keeps all.
+        min_size: Shorter side in pixels that every image of a group has at least; None keeps all.
     """
 
     pairs: PairRule = PairRule.ALL
     min_gap: float = 0.0
     labels: UnaryRule = UnaryRule.PREFERRED_ONCE
     top_k: int | None = None
+    min_size: int | None = None
 
 
 DEFAULT_RULES: Final = GroupRules()

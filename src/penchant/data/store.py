@@ -222,7 +222,7 @@ def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = P
 def _refuse(table: Table) -> Rows:
     raise DataError(
         f"{table.path}: unknown layout, got {', '.join(table.names)}. "
-        "Say with `data.columns` what these mean."
+        "Say with `data.columns` (typed: `--column`) what these mean."
     )
 
 

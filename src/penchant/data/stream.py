@@ -130,6 +130,17 @@ class Stream:
             return rows.blocks if self.split in (None, told) else ()
         return [sum((name or told) == self.split for name in islice(own, size)) for size in rows.blocks]
 
+    def prompts(self) -> Iterator[str]:
+        """Prompts of all rows, file by file, from the columns without images; a tar file is read as a whole.
+
+        Raises:
+            DataError: What a row says of its preference is wrong.
+        """
+        for part, told in zip(self._joined.parts, self._joined.splits, strict=True):
+            for header in part.headers():
+                if self.split in (None, header.split or told):
+                    yield header.prompt
+
     def in_file_order(self) -> Iterator[Example]:
         """All rows that can be read, file by file."""
         return (row for block in self._blocks for row in self.read([block]) if isinstance(row, Example))

@@ -18,6 +18,7 @@ from penchant.builders.candidates import Wanted, draw_candidates
 from penchant.builders.feedback import Tally, examples_from, relabelled
 from penchant.data import store
 from penchant.data.build import BuildRule, require_gap
+from penchant.data.columns import Columns
 from penchant.data.rows import Example
 from penchant.errors import ConfigError, DataError
 from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, sampler_of
@@ -92,6 +93,7 @@ def relabel(
     *,
     console: Console,
     split: str | None = None,
+    columns: Columns | None = None,
     min_gap: float = 0.0,
     score_cache: Path | None = None,
     overwrite: bool = False,
@@ -104,6 +106,7 @@ def relabel(
         named: Rewards as typed; the first decides.
         console: Where progress is shown.
         split: Only the rows of this split.
+        columns: What the columns of the table mean; None finds it out.
         min_gap: Smallest difference between best and worst that keeps a row.
         score_cache: File of scores; beside `out` if None.
         overwrite: Replace `out` if it exists.
@@ -117,7 +120,7 @@ def relabel(
     written = [typed(text, where="--reward") for text in named]
     place = score_cache or out.with_name(f"{out.name}.scores.sqlite")
     rewards = _cached(rewards_of(written, where="--reward", place=[]), place)
-    data, tally = store.read(file, split=split), Tally()
+    data, tally = store.read(file, split=split, columns=columns), Tally()
     with phase(console, "scoring", len(data)) as progress:
         examples = relabelled(data, rewards, tally=tally, min_gap=min_gap, progress=progress)
         return _written(examples, out, tally, overwrite=overwrite), tally

@@ -1,15 +1,16 @@
 """From a run file to its data: where it lies, what its columns mean, and how it becomes groups."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from penchant import families
 from penchant.data import hub, store
 from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset
-from penchant.data.rows import GroupRules
+from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream, open_remote_stream, open_stream
-from penchant.errors import ConfigError
+from penchant.runs import columns
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
 from penchant.shapes.grouping import PairRule, UnaryRule
@@ -27,18 +28,34 @@ RULES_OF: Final = {
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:
     """The stored data of a run, one split of it."""
-    columns = columns_of(run, where=where)
-    path = data_place(run, where=where)
-    return store.read(path, split=split, columns=columns, where=f"{where}: data.path")
+    path, meant = data_place(run, where=where), columns_of(run, where=where)
+    return store.read(path, split=split, columns=meant, where=f"{where}: data.path")
 
 
 def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
     """The data of a run to be streamed, one split of it; a data set of the hub stays there."""
-    columns, place = columns_of(run, where=where), f"{where}: data.path"
+    meant, place = columns_of(run, where=where), f"{where}: data.path"
     if is_remote(run):
         data = hub.remote(run.data.path, config=run.data.config, where=place)
-        return open_remote_stream(data, split=split, columns=columns, where=place)
-    return open_stream(data_place(run, where=where), split=split, columns=columns, where=place)
+        return open_remote_stream(data, split=split, columns=meant, where=place)
+    return open_stream(data_place(run, where=where), split=split, columns=meant, where=place)
+
+
+def examples_of(run: RunFile, split: str | None, *, where: str) -> Iterable[Example]:
+    """The rows of one split, read as the training reads them.
+
+    A data set of the hub that is streamed stays there; streamed rows that are broken are left out.
+    """
+    if run.data.streaming:
+        return stream_of(run, split, where=where).in_file_order()
+    return data_of(run, split, where=where)
+
+
+def prompts_of(run: RunFile, split: str | None, *, where: str) -> list[str]:
+    """The prompts of the same rows; of tables, images are not read for them."""
+    if run.data.streaming:
+        return list(stream_of(run, split, where=where).prompts())
+    return [header.prompt for header in data_of(run, split, where=where).headers]
 
 
 def is_remote(run: RunFile) -> bool:
@@ -59,19 +76,16 @@ def columns_of(run: RunFile, *, where: str) -> Columns | None:
     """What the columns of the data mean; None where that is to be found out."""
     if run.data.columns is None:
         return None
-    named: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.data.columns.model_dump(exclude_none=True).items()
-    }
-    try:
-        return Columns(**named)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: data.{error}") from None
+    return columns.columns_of(run.data.columns, where=where, place=["data", "columns"])
 
 
 def rules_of(run: RunFile) -> GroupRules:
     """How candidates become groups."""
     data = run.data
     return GroupRules(
-        pairs=PairRule(data.pairs), min_gap=data.min_gap, labels=UnaryRule(data.labels), top_k=data.top_k
+        pairs=PairRule(data.pairs),
+        min_gap=data.min_gap,
+        labels=UnaryRule(data.labels),
+        top_k=data.top_k,
+        min_size=data.min_size,
     )

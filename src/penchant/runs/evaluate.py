@@ -16,7 +16,7 @@ from torch import Tensor
 from penchant import families, rewards
 from penchant.data.images import decode_candidate, prepare
 from penchant.data.rows import as_pairs
-from penchant.errors import ConfigError, RunFolderError
+from penchant.errors import ConfigError, DataError, RunFolderError
 from penchant.evaluation.comparison import compare
 from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
@@ -28,7 +28,7 @@ from penchant.rewards._shipped import perceptual_features
 from penchant.rewards.caption_match import CaptionMatch
 from penchant.rewards.combined import Combined
 from penchant.rewards.style import Style
-from penchant.runs.data import SHIPPED_DATA, data_of
+from penchant.runs.data import SHIPPED_DATA, examples_of, prompts_of
 from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
 from penchant.runs.manifest import peak_memory
@@ -109,8 +109,7 @@ def suite_of(run: RunFile, *, where: str) -> PromptSuite:
     """The prompts of the evaluation section."""
     e = run.evaluation
     if e.prompts == HELD_OUT:
-        data = data_of(run, e.split, where=where)
-        prompts = [header.prompt for header in data.headers]
+        prompts = prompts_of(run, e.split, where=where)
         suite = prompt_suite(e.split, prompts, where=f"{where}: evaluation.split")
     else:
         suite = read_suite(Path(e.prompts))
@@ -215,19 +214,27 @@ def trained_on(run: RunFile, *, where: str) -> set[str]:
         reward = reward_of(run.online.reward, where=where, place=["online", "reward"])
         parts = [part.reward.name for part in reward.parts] if isinstance(reward, Combined) else []
         return {reward.name, *parts}
-    data = data_of(run, run.data.train_split, where=where)
-    judges = (example.provenance.get("judge") for example in islice(data, 256))
+    rows = examples_of(run, run.data.train_split, where=where)
+    judges = (example.provenance.get("judge") for example in islice(rows, 256))
     return {str(judge["name"]) for judge in judges if isinstance(judge, dict) and "name" in judge}
 
 
 def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
-    """Up to 256 winners of the training data, the goal of the drift panel."""
-    data = data_of(run, run.data.train_split, where=where)
-    winners = [pair[0] for pair in islice((p for e in data for p in as_pairs(e)), 256)]
-    if not winners:
-        return None
-    images = [prepare([decode_candidate(winner)], size=size) for winner in winners]
-    return torch.cat(images) / 2 + 0.5
+    """Up to 256 winners of the training data, the goal of the drift panel.
+
+    Of streamed data they are sought in the first 1024 rows, and those that cannot be read are left out, as
+    the training has left them out.
+    """
+    streaming = run.data.streaming
+    rows = islice(examples_of(run, run.data.train_split, where=where), 1024 if streaming else None)
+    images = []
+    for winner, _ in islice((pair for row in rows for pair in as_pairs(row)), 256):
+        try:
+            images.append(prepare([decode_candidate(winner)], size=size))
+        except DataError:
+            if not streaming:
+                raise
+    return torch.cat(images) / 2 + 0.5 if images else None
 
 
 def require_possible(run: RunFile, *, where: str) -> None:

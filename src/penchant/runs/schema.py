@@ -151,10 +151,16 @@ class Data(Section):
         description="Candidates of a ranked list that are kept, the best ones; null keeps all. Only for "
         "methods of lists.",
     )
+    min_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Shorter side in pixels that every image of a group has at least; other groups are left "
+        "out and counted. null keeps all.",
+    )
     streaming: bool = Field(
         default=False,
-        description="Read, decode and encode the images of a step when it comes, for data that does not fit "
-        "into memory; the encoders then stay in memory.",
+        description="Read the images of a step shortly before it comes and encode them then, for data that "
+        "does not fit into memory; the encoders then stay in memory.",
     )
     shuffle_buffer: int = Field(
         default=1024,

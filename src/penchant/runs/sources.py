@@ -50,6 +50,11 @@ class Sources:
     law: TimestepLaw | None = None
     broken: BrokenRows | None = None
 
+    def close(self) -> None:
+        """End what reads ahead; a source that is asked again starts it again."""
+        if self.broken is not None:
+            self.broken.source.close()
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +279,10 @@ def refuse_stored_options(run: RunFile, where: str) -> None:
     """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
     read_by_stored = {
         "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (run.data, ("flip", "size", "buckets", "crops", "cache", "prompt_dropout", "streaming")),
+        "data": (
+            run.data,
+            ("flip", "size", "buckets", "crops", "cache", "prompt_dropout", "min_size", "streaming"),
+        ),
     }
     for section, (options, names) in read_by_stored.items():
         for name in names:

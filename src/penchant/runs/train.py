@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -147,7 +147,7 @@ def _train(
         _write_heads(run, folder, parts, started, earlier)
     accelerator.wait_for_everyone()
     bar = ProgressBar(console, steps=run.training.steps, done=state.progress.step)
-    with stop_on_signals() as received, bar:
+    with closing(parts.sources), stop_on_signals() as received, bar:
         fit(
             parts.method,
             parts.models,

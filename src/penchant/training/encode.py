@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Tensor
 
 from penchant.data.buckets import Size, nearest
-from penchant.data.images import decode_candidate, dimensions, framing, prepare
+from penchant.data.images import cut, decode_candidate, dimensions, framing, is_small, prepare
 from penchant.data.rows import (
     DEFAULT_RULES,
     Candidate,
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PROMPTS_AT_ONCE: Final = 64
+
+SMALL: Final = "%s: %d of %d groups are left out: the shorter side of an image is below min_size, %d px"
+"""What a user is told of small images: name of the data, groups left out, groups in all, limit."""
 
 
 class Encoders(Protocol):
@@ -80,9 +83,17 @@ def groups_of(
     Raises:
         DataError: If there is none; says what the shape needs.
     """
-    groups = [group for example in examples for group in groups_in(example, shape, rules)]
-    if not groups:
+    found = [group for example in examples for group in groups_in(example, shape, rules)]
+    if not found:
         raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
+    groups = [group for group in found if not is_small(group.candidates, rules.min_size)]
+    if not groups:
+        raise DataError(
+            f"{where}: each of {len(found)} groups has an image whose shorter side is below min_size, "
+            f"{rules.min_size} px. Lower min_size, or give larger images."
+        )
+    if num_small := len(found) - len(groups):
+        logger.warning(SMALL, where, num_small, len(found), rules.min_size)
     _warn(groups, where)
     return groups
 
@@ -122,6 +133,26 @@ def groups_in(example: Example, shape: Shape, rules: GroupRules) -> Iterator[Gro
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class View:
+    """One variant of an image, as it is shown to the encoders.
+
+    Attributes:
+        window: What was cut out of the resized image, not mirrored yet.
+        mirrored: Whether it is shown mirrored.
+        framing: How it was cut.
+    """
+
+    window: Image
+    mirrored: bool
+    framing: Framing
+
+    def pixels(self) -> Float[Tensor, "1 3 H W"]:
+        """The window in [-1, 1]."""
+        return prepare([self.window], size=self.framing.size, flip=self.mirrored)
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """How the images of a group become tensors.
@@ -147,6 +178,23 @@ class Preparation:
             return self.sizes[0]
         return nearest(dimensions(group.candidates[0]), self.sizes)
 
+    def views(self, candidate: Candidate, size: Size) -> list[View]:
+        """Every variant of an image, in the order of `variants()`; it is decoded once.
+
+        Raises:
+            DataError: It cannot be read; names its row.
+        """
+        image = decode_candidate(candidate)
+        windows = {place: cut(image, size, (place, place)) for place, _ in self.variants()}
+        return [
+            View(windows[place], flip, framing(image, size=size, crop=(place, place), flip=flip))
+            for place, flip in self.variants()
+        ]
+
+
+Views = Callable[[Candidate, Size], Sequence[View]]
+"""Gives every variant of an image at a size, as `Preparation.views`."""
+
 
 def encode(
     groups: Sequence[Group],
@@ -155,6 +203,7 @@ def encode(
     *,
     images: Rows | None = None,
     prompts: Rows | None = None,
+    views: Views | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda done: None,
 ) -> EncodedExamples:
@@ -166,6 +215,7 @@ def encode(
         preparation: How images become tensors.
         images: Where encoded images are kept; in memory if None.
         prompts: Where encoded prompts are kept; in memory if None.
+        views: Gives the variants of an image; None decodes and cuts it here.
         batch_size: Images that go through the VAE at once.
         progress: Called with the number of images done, those that were there before included.
 
@@ -173,7 +223,13 @@ def encode(
         DataError: An image cannot be read; names its row.
     """
     latents = encode_images(
-        groups, family, preparation, images or InMemory(), batch_size=batch_size, progress=progress
+        groups,
+        family,
+        preparation,
+        images or InMemory(),
+        views=views,
+        batch_size=batch_size,
+        progress=progress,
     )
     return joined(groups, latents, encode_texts(groups, family, prompts or InMemory()))
 
@@ -231,6 +287,7 @@ def encode_images(
     preparation: Preparation,
     rows: Rows,
     *,
+    views: Views | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Table, Int[Tensor, "N F K"]]:
@@ -238,7 +295,7 @@ def encode_images(
 
     An image that groups of several buckets share is there once for each bucket.
     """
-    variants = preparation.variants()
+    variants, views = preparation.variants(), views or preparation.views
     pictures: dict[tuple[Size, str], Candidate] = {}
     members: list[list[tuple[Size, str]]] = []
     for group in groups:
@@ -250,7 +307,7 @@ def encode_images(
 
     def again(key: str) -> Condition:
         name = next(name for name, found in keys.items() if key in found)
-        return _encoded([decode_candidate(pictures[name])], family, name[0], variants[keys[name].index(key)])
+        return _encoded([views(pictures[name], name[0])[keys[name].index(key)]], family)
 
     rows.spot_check(again)
     wanted = [name for name, found in keys.items() if not missing.isdisjoint(found)]
@@ -258,11 +315,11 @@ def encode_images(
     progress(done)
     for size in preparation.sizes:
         for piece in _pieces([name for name in wanted if name[0] == size], batch_size):
-            images = [decode_candidate(pictures[name]) for name in piece]
-            for number, variant in enumerate(variants):
+            shown = [views(pictures[name], size) for name in piece]
+            for number in range(len(variants)):
                 at = [row for row, name in enumerate(piece) if keys[name][number] in missing]
                 if at:
-                    encoded = _encoded([images[row] for row in at], family, size, variant)
+                    encoded = _encoded([shown[row][number] for row in at], family)
                     kept = {name: encoded[name].to(rows.dtype) for name in ("mean", "deviation")}
                     rows.add([keys[piece[row]][number] for row in at], {**encoded, **kept})
             done += len(piece)
@@ -274,15 +331,11 @@ def encode_images(
     return rows.table([key for found in keys.values() for key in found]), image
 
 
-def _encoded(images: Sequence[Image], family: Encoders, size: Size, variant: tuple[float, bool]) -> Condition:
+def _encoded(views: Sequence[View], family: Encoders) -> Condition:
     """Mean and deviation of the latents of images of one bucket, and what the model is told of them."""
-    place, flip = variant
-    crop = (place, place)
-    mean, deviation = family.encode_images(
-        torch.cat([prepare([image], size=size, crop=crop, flip=flip) for image in images])
-    )
-    framings = [framing(image, size=size, crop=crop, flip=flip) for image in images]
-    return {"mean": mean, "deviation": deviation, **family.image_conditions(framings)}
+    mean, deviation = family.encode_images(torch.cat([view.pixels() for view in views]))
+    told = family.image_conditions([view.framing for view in views])
+    return {"mean": mean, "deviation": deviation, **told}
 
 
 def _key(name: tuple[Size, str], variant: tuple[float, bool]) -> str:

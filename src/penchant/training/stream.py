@@ -1,4 +1,4 @@
-"""Batches of data that does not fit into memory: read, decoded and encoded for the step that needs them.
+"""Batches of data that does not fit into memory: read and decoded in advance, encoded when a step needs them.
 
 As with stored examples, the batch of a step is a pure function of the step, so a run resumes in mid-stream by
 asking for its next step; nothing of what lies before is read.
@@ -7,38 +7,34 @@ Axes: B groups, L lanes.
 """
 
 import logging
-import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import final
 
 import torch
 from torch import Tensor
 
-from penchant.data.images import decode_candidate
+from penchant.data.images import decode_candidate, is_small
 from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream
 from penchant.errors import DataError, TrainingStopped
 from penchant.protocols import Condition, Framing
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
+from penchant.training.ahead import AHEAD, Ahead
+from penchant.training.encode import SMALL as TOO_SMALL
 from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
 from penchant.training.loop import Progress, Record
-from penchant.training.source import EncodedExamples, GlobalBatch
+from penchant.training.reading import Reader
+from penchant.training.source import GlobalBatch
 
 logger = logging.getLogger(__name__)
-
-LANES = 8
-"""Lanes at most; their number divides the batch, whatever the number of processes."""
 
 PROMPT_BYTES, PROMPTS = 2**28, 2048
 """Prompt embeddings that are kept: bytes and number at most."""
 
-BROKEN = "data/broken"
-
-Entry = Group | DataError
+BROKEN, SMALL = "data/broken", "data/small"
 
 
 @final
@@ -47,7 +43,8 @@ class StreamSource:
 
     A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. Has it
     fewer groups than rows (ties, rows of another split), they come again from the start; has it more, the
-    rest waits for another epoch. A place whose group is broken takes another one, half a window away.
+    rest waits for another epoch. A place whose group is broken or too small takes another one, half a window
+    away.
 
     Args:
         stream: The rows.
@@ -62,6 +59,7 @@ class StreamSource:
         seed: Seed of the run.
         process: Number of this process.
         num_processes: How many share the batch.
+        ahead: Steps whose rows are read and decoded in advance, beside the current one.
 
     Raises:
         DataError: There are fewer rows than a batch needs.
@@ -82,123 +80,48 @@ class StreamSource:
         seed: int,
         process: int = 0,
         num_processes: int = 1,
+        ahead: int = AHEAD,
     ) -> None:
-        self.num_lanes = math.gcd(batch_size, LANES)
-        self.steps_per_epoch = len(stream) // self.num_lanes // (batch_size // self.num_lanes)
-        if not self.steps_per_epoch:
-            raise DataError(
-                f"training.batch_size: {stream.path} has {len(stream)} rows, fewer than one batch of "
-                f"{batch_size}. Give more data or a smaller batch_size."
-            )
-        self.stream, self.shape, self.rules = stream, shape, rules
-        self.encoders, self.preparation = RecentPrompts(family), preparation
+        self.stream, self.encoders, self.preparation = stream, RecentPrompts(family), preparation
+        self.reader = Reader(
+            stream,
+            shape,
+            rules,
+            preparation,
+            batch_size=batch_size,
+            shuffle_buffer=shuffle_buffer,
+            seed=seed,
+            process=process,
+            num_processes=num_processes,
+        )
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.window = -(-shuffle_buffer // self.num_lanes)
         self.prompt_dropout, self.seed = prompt_dropout, seed
-        self.process, self.num_processes = process, num_processes
         self.first_broken: DataError | None = None
-        self._windows: dict[int, tuple[tuple[int, int], list[Entry]]] = {}
+        self._read = Ahead(self.reader, ahead=ahead)
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, places = step // self.reader.steps_per_epoch, self.reader.places
         draws = Randomness(run=self.seed, epoch=epoch)
-        places = range(self.process, self.batch_size, self.num_processes)
-        rows = [
-            self._entries_at(
-                draws, place % self.num_lanes, position * (self.batch_size // self.num_lanes) + at
-            )
-            for place, at in ((place, place // self.num_lanes) for place in places)
-        ]
-        examples, num_broken = self._encoded(rows)
-        pieces = examples.pieces(range(len(rows)), self.micro_batch_size)
+        reading = self._read(step)
+        self._note(reading.broken)
+        examples = encode(reading.groups, self.encoders, self.preparation, views=reading.views)
+        pieces = examples.pieces(range(len(places)), self.micro_batch_size)
         return GlobalBatch(
             micro=tuple(examples.batch(piece, draws, prompt_dropout=self.prompt_dropout) for piece in pieces),
             draws=draws,
             epoch=epoch,
             size=self.batch_size,
             places=tuple(tuple(places[row] for row in piece) for piece in pieces),
-            counted={BROKEN: num_broken},
+            counted={BROKEN: reading.num_broken, SMALL: reading.num_small},
         )
 
-    def _entries_at(self, draws: Randomness, lane: int, place: int) -> Iterator[Entry]:
-        """The entry of a place, then those that may stand in for it."""
-        number, offset = self.stream.lanes(draws, self.num_lanes, self.window)[lane].cuts(place)
-        entries = self._window(draws, lane, number)
-        half = len(entries) // 2
-        yield entries[offset % len(entries)]
-        for step in range(len(entries) - 1):
-            yield entries[(offset + half + step) % len(entries)]
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self._read.close()
 
-    def _window(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        """The shuffled entries of a window; of the next one that has any if it has none."""
-        key = (draws.epoch, number)
-        if lane not in self._windows or self._windows[lane][0] != key:
-            self._windows.pop(lane, None)  # before the next one is read, so that memory holds one
-            self._windows[lane] = (key, self._read(draws, lane, number))
-        return self._windows[lane][1]
-
-    def _read(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        windows = self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows
-        for shift in range(len(windows)):
-            chosen = (number + shift) % len(windows)
-            entries = [entry for row in self.stream.read(windows[chosen]) for entry in self._entries_of(row)]
-            if entries:
-                order = draws.permutation(len(entries), f"window {lane}/{chosen}")
-                return [entries[at] for at in order]
-        raise DataError(
-            f"{self.stream.path}: no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
-            "Are all ties, or of another split?"
-        )
-
-    def _entries_of(self, row: Example | DataError) -> Iterator[Entry]:
-        if isinstance(row, DataError):
-            yield row
-            return
-        try:
-            yield from groups_in(row, self.shape, self.rules)
-        except DataError as error:  # an image that is a file may be gone
-            yield error
-
-    def _encoded(self, rows: Sequence[Iterator[Entry]]) -> tuple[EncodedExamples, int]:
-        """For each place the first group that can be read, and at how many that was not their own."""
-        groups, broken = [], set()
-        for number, row in enumerate(rows):
-            group, passed = self._next(row)
-            groups.append(group)
-            broken |= {number} if passed else set()
-        while True:
-            try:
-                return encode(groups, self.encoders, self.preparation), len(broken)
-            except DataError as error:  # rare, so that images are decoded twice only then
-                damaged = {number for number, group in enumerate(groups) if self._is_damaged(group)}
-                if not damaged:
-                    raise error
-            broken |= damaged
-            for number in damaged:
-                groups[number], _ = self._next(rows[number])
-
-    def _next(self, row: Iterator[Entry]) -> tuple[Group, bool]:
-        """The next group of a place, and whether a broken entry came before it."""
-        passed = False
-        for entry in row:
-            if isinstance(entry, Group):
-                return entry, passed
-            self._note(entry)
-            passed = True
-        raise DataError(f"{self.stream.path}: no row of a whole window can be read; {self.first_broken}")
-
-    def _is_damaged(self, group: Group) -> bool:
-        try:
-            for candidate in group.candidates:
-                decode_candidate(candidate)
-        except DataError as error:
-            self._note(error)
-            return True
-        return False
-
-    def _note(self, error: DataError) -> None:
-        if self.first_broken is None:
+    def _note(self, error: DataError | None) -> None:
+        if error is not None and self.first_broken is None:
             self.first_broken = error
             logger.warning("%s It is left out; further ones are counted.", error)
 
@@ -246,7 +169,7 @@ def _bytes_of(condition: Condition) -> int:
 @final
 @dataclass(slots=True)
 class BrokenRows:
-    """Counts the rows that could not be read, and stops the run when there are too many.
+    """Counts the rows that could not be read or are too small; too many of the former stop the run.
 
     Counted is from the start of this process; a resumed run counts anew.
 
@@ -257,6 +180,7 @@ class BrokenRows:
             great share.
         num_rows: Rows so far.
         num_broken: Broken ones among them.
+        num_small: Those whose images are too small.
     """
 
     source: StreamSource
@@ -264,10 +188,12 @@ class BrokenRows:
     at_least: int
     num_rows: int = 0
     num_broken: int = 0
+    num_small: int = 0
 
     def before_update(self, record: Record) -> None:
         """Count, and stop when the share is exceeded."""
         self.num_broken += int(record.metrics[BROKEN])
+        self.num_small += int(record.metrics[SMALL])
         self.num_rows += self.source.batch_size
         if self.num_broken > self.share * max(self.num_rows, self.at_least):
             raise TrainingStopped(
@@ -282,19 +208,31 @@ class BrokenRows:
         """Say how many there were."""
         if self.num_broken:
             logger.warning("%s: %s; others took their places.", self.source.stream.path, self._sentence())
+        if self.num_small:
+            limit = self.source.reader.rules.min_size
+            logger.warning(TOO_SMALL, self.source.stream.path, self.num_small, self.num_rows, limit)
 
     def _sentence(self) -> str:
         return f"{self.num_broken} of {self.num_rows} rows could not be read"
 
 
 def first_groups(stream: Stream, shape: Shape, rules: GroupRules, limit: int) -> list[Group]:
-    """The first groups of a stream in the order of its files; broken rows are passed over.
+    """The first groups of a stream in the order of its files; broken and too small ones are passed over.
 
     Raises:
         DataError: There is none.
     """
-    groups = (group for row in stream.in_file_order() for group in _readable(row, shape, rules))
-    found = list(islice(groups, limit))
+    found: list[Group] = []
+    num_small = 0
+    for group in (group for row in stream.in_file_order() for group in _readable(row, shape, rules)):
+        if is_small(group.candidates, rules.min_size):
+            num_small += 1
+            continue
+        found.append(group)
+        if len(found) == limit:
+            break
+    if num_small:
+        logger.warning(TOO_SMALL, stream.path, num_small, num_small + len(found), rules.min_size)
     if not found:
         raise DataError(f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}.")
     return found
