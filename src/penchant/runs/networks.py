@@ -8,6 +8,7 @@ from torch import nn
 
 from penchant import families
 from penchant.protocols import DiffusionFamily, Models
+from penchant.runs.first_model import require_fit
 from penchant.runs.noise import process_of
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
@@ -26,10 +27,16 @@ PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 def load_family(
     run: RunFile, folder: Path, *, where: str, part: families.Part | None = None
 ) -> DiffusionFamily:
-    """The model of a run, or one part of it, with the noise that the run file asks for."""
+    """The model of a run, or one part of it, with the noise that the run file asks for.
+
+    Raises:
+        ConfigError: An option does not fit the model.
+        ModelError: It cannot be loaded.
+    """
     family = families.load_folder(folder, where=f"{where}: model", part=part)
     if part is families.Part.DENOISER:
         family.release_encoders()
+    require_fit(run, family, where=where)
     family.process = process_of(family.process, run.noise, where=where)
     if run.training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
