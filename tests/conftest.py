@@ -26,6 +26,7 @@ def tiny_models(tmp_path_factory):
     builders = {
         "sd15": tiny.stable_diffusion,
         "sdxl": tiny.stable_diffusion_xl,
+        "sdxl_refiner": tiny.stable_diffusion_xl_refiner,
         "sd3": tiny.stable_diffusion_3,
         "flux": tiny.flux,
     }

@@ -44,6 +44,26 @@ def write_pairs(path: Path, *, train: int = 12, others: int = 4) -> Path:
     return path
 
 
+def write_shards(folder: Path) -> Path:
+    """Three files of 8 training pairs each, of which one has an image of 0 bytes, and a file of 8 others."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [f"train-{number:05}-of-00003" for number in range(3)]
+    for number, name in enumerate([*names, "validation-00000-of-00001"]):
+        rows = [
+            {
+                "caption": f"thing {number}",
+                "jpg_0": b"" if number == 11 else picture(2 * number, 200),
+                "jpg_1": picture(2 * number + 1, 60),
+                "label_0": float(number % 2),
+            }
+            for number in range(8 * number, 8 * number + 8)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet", row_group_size=3)
+    return folder
+
+
 def write_photos(path: Path, sizes: list[tuple[int, int]]) -> Path:
     """Twelve training and four held-out pairs whose winners have these widths and heights in turn."""
     from penchant.data.rows import Candidate, Example

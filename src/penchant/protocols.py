@@ -389,6 +389,14 @@ class DiffusionFamily(Protocol):
         ...
 
     @property
+    def noise_span(self) -> float:
+        """Share of the noise scale, from its clean end, that the model denoises, in (0, 1].
+
+        Below 1 it refines what another model has begun, and draws nothing of its own.
+        """
+        ...
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         """Endings of the names of the layers that a LoRA adapts by default."""
         ...

@@ -23,6 +23,11 @@ def test_the_tokenizer_of_a_pipeline_or_of_its_own_folder_is_loaded(model):
         assert tokenizer("cat a cat cat")["input_ids"] == [1, 0, 1, 1]
 
 
+def test_a_pipeline_that_has_the_second_tokenizer_alone(model):
+    (model / "tokenizer").rename(model / "tokenizer_2")
+    assert load_tokenizer(model).model_max_length == 3
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError) as error:
         load_tokenizer(tmp_path / "lost")

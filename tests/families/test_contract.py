@@ -49,6 +49,10 @@ class Case:
         size: Side of the images, in pixels.
         guidance: Guidance scale at which the pipeline calls its network as in training.
         options: What else the call is told to draw one image of that size.
+        steps: Denoising steps.
+        called: Side of the images gives what the call is told of what it draws.
+        first: Writes the model that begins the images; None if the family draws them itself.
+        noisiest: Timesteps between which the noisiest one of training lies.
         encoded: Condition of prompts by the pipeline's own method.
         unpacked: Latents [N, *D] of what the network is given, in the pipeline.
         output: The same of what it gives back.
@@ -59,6 +63,10 @@ class Case:
     size: int = 16
     guidance: float = 1.0
     options: dict = field(default_factory=dict)
+    steps: int = 2
+    called: Callable = lambda size: {"height": size, "width": size}
+    first: Callable | None = None
+    noisiest: tuple[int, int] = (900, 1000)
     encoded: Callable
     unpacked: Callable = lambda latents: latents
     output: Callable | None = None
@@ -73,6 +81,13 @@ def sdxl_encoded(pipeline, prompts):
     if prompts == [""]:
         return {"prompt": unguided, "pooled": unguided_pooled}
     return {"prompt": guided, "pooled": pooled}
+
+
+def refiner_encoded(pipeline, prompts):
+    """The score is a default of the pipeline's call; another one goes with the unguided half."""
+    named = "negative_aesthetic_score" if prompts == [""] else "aesthetic_score"
+    score = inspect.signature(pipeline.__call__).parameters[named].default
+    return {**sdxl_encoded(pipeline, prompts), "score": torch.tensor([[score]] * len(prompts))}
 
 
 def sd3_encoded(pipeline, prompts):
@@ -115,6 +130,15 @@ CASES = {
     ),
     "sd2": Case(build=partial(tiny.stable_diffusion, second=True), family="sd15", encoded=sd_encoded),
     "sdxl": Case(build=tiny.stable_diffusion_xl, family="sdxl", encoded=sdxl_encoded),
+    "sdxl_refiner": Case(
+        build=tiny.stable_diffusion_xl_refiner,
+        family="sdxl_refiner",
+        steps=10,  # of which the refiner gets two
+        called=lambda size: {"image": normal(2, 4, size // 2, size // 2), "denoising_start": 0.8},
+        first=tiny.stable_diffusion_xl,
+        noisiest=(198, 200),
+        encoded=refiner_encoded,
+    ),
     "sd3": Case(build=tiny.stable_diffusion_3, family="sd3", encoded=sd3_encoded),
     "flux": Case(build=tiny.flux, family="flux", guidance=3.5, encoded=flux_encoded, unpacked=flux_unpacked),
     "sana": Case(
@@ -252,10 +276,9 @@ def test_it_keeps_the_seam(family, case, batch):
 def drawn(pipeline, case, **options):
     return pipeline(
         list(PROMPTS),
-        num_inference_steps=2,
+        num_inference_steps=case.steps,
         guidance_scale=case.guidance,
-        height=case.size,
-        width=case.size,
+        **case.called(case.size),
         generator=torch.Generator().manual_seed(0),
         **case.options,
         **options,
@@ -273,6 +296,7 @@ def test_the_forward_is_the_network_call_of_the_pipeline(family, plain, case, co
 
     drawn(plain, case, output_type="latent", callback_on_step_end=note)
     recorder.handle.remove()
+    assert len(seen) == 2
     for timestep, (arguments, named, output) in zip(seen, recorder.calls, strict=True):
         given = case.unpacked(arguments[0] if arguments else named["hidden_states"])
         with torch.no_grad():
@@ -340,9 +364,11 @@ def test_noise_and_target_are_those_of_the_scheduler(family, plain):
     torch.testing.assert_close(process.target(clean, noise, timestep).float(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_noise_levels_of_training_lie_on_the_networks_scale(family):
+def test_noise_levels_of_training_lie_on_the_networks_scale(family, case):
     timestep = family.process.timestep(torch.linspace(0, 0.999, 50))
-    assert (timestep.diff() > 0).all() and timestep.min() >= 0 and 900 < timestep.max() <= 1000
+    low, high = case.noisiest
+    assert (timestep.diff() > 0).all() and timestep.min() >= 0 and low < timestep.max() <= high
+    assert family.noise_span == high / 1000
 
 
 def test_winner_and_loser_in_one_forward_are_two_forwards(family, noisy, condition):
@@ -397,7 +423,13 @@ def test_a_saved_adapter_is_continued_from_where_it_was(family, tuned, noisy, co
 
 
 @pytest.fixture(scope="module")
-def run_folder(folder, case, tiny_pairs, tmp_path_factory):
+def first(case, tmp_path_factory):
+    """The model that begins the images, if one does."""
+    return None if case.first is None else str(case.first(tmp_path_factory.mktemp("first") / "model"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(folder, case, first, tiny_pairs, tmp_path_factory):
     """A run of two steps through the run file."""
     raw = small.run_options(
         folder,
@@ -408,13 +440,28 @@ def run_folder(folder, case, tiny_pairs, tmp_path_factory):
             "training.ema": small.REMOVED,
             "training.learning_rate": 0.05,
             "training.gradient_checkpointing": True,
-            "evaluation.num_steps": 2,
+            "evaluation.num_steps": case.steps,
+            "evaluation.first_model": first,
         },
     )
     return small.train(raw)[0]
 
 
-def test_a_run_is_trained_and_its_adapter_loads_in_plain_diffusers(run_folder, plain, case):
+def whole(pipeline, first):
+    """What draws from noise in plain diffusers: the pipeline, or another one and then it."""
+    if first is None:
+        return pipeline
+    begins = diffusers.DiffusionPipeline.from_pretrained(first)
+    begins.set_progress_bar_config(disable=True)
+
+    def call(height, width, output_type, **both):
+        begun = begins(height=height, width=width, denoising_end=0.8, output_type="latent", **both)[0]
+        return pipeline(image=begun, denoising_start=0.8, output_type=output_type, **both)
+
+    return call
+
+
+def test_a_run_is_trained_and_its_adapter_loads_in_plain_diffusers(run_folder, plain, case, first):
     requests = requests_for(PROMPTS, seeds_per_prompt=1, seed=0)
     base, trained = sampled(run_folder, load(run_folder.run_file), requests, Console(quiet=True))
     assert base.shape == (2, 3, case.size, case.size) and not torch.equal(base, trained)
@@ -424,9 +471,9 @@ def test_a_run_is_trained_and_its_adapter_loads_in_plain_diffusers(run_folder, p
         pipeline.load_lora_weights(run_folder.adapter)
     guidance = case.guidance + 2.0 if case.guidance != 3.5 else 3.0  # penchant counts from 1, unguided
     sampler = Sampler(
-        num_steps=2, guidance=guidance, eta=0.0, batch_size=16, size=case.size, options=case.options
+        num_steps=case.steps, guidance=guidance, eta=0.0, batch_size=16, size=case.size, options=case.options
     )
-    assert torch.equal(draw(pipeline, requests, sampler), trained)
+    assert torch.equal(draw(whole(pipeline, first), requests, sampler), trained)
 
 
 def test_a_fully_trained_pipeline_loads_in_plain_diffusers(family, folder, tmp_path):

@@ -1,4 +1,4 @@
-"""What is peculiar to Stable Diffusion XL: sizes and crops, the empty prompt, the refiner."""
+"""What is peculiar to Stable Diffusion XL: sizes and crops, the empty prompt."""
 
 import io
 import json
@@ -95,14 +95,14 @@ def test_the_prompt_that_is_dropped_is_zero_where_the_config_says_so(family, fol
     assert (sdxl.load(other).encode_prompts([""])["pooled"] != 0).any()
 
 
-def test_the_refiner_is_refused_in_a_sentence(folder, tmp_path):
-    refiner = shutil.copytree(folder, tmp_path / "refiner")
-    index = json.loads((refiner / "model_index.json").read_text())
+def test_a_missing_text_encoder_is_refused_in_a_sentence(folder, tmp_path):
+    half = shutil.copytree(folder, tmp_path / "half")
+    index = json.loads((half / "model_index.json").read_text())
     empty = {"text_encoder": [None, None], "tokenizer": [None, None]}
-    (refiner / "model_index.json").write_text(json.dumps(index | empty))
+    (half / "model_index.json").write_text(json.dumps(index | empty))
     with pytest.raises(ModelError) as caught:
-        families.load(str(refiner))
+        families.load(str(half))
     assert str(caught.value) == (
-        f"{refiner}: text_encoder is empty in model_index.json, as in the refiner, which is not supported. "
-        "Give the folder of the base model."
+        f"{half}: a StableDiffusionXLPipeline with an empty text encoder in model_index.json. Give the base "
+        "model, which has two, or the refiner as a StableDiffusionXLImg2ImgPipeline."
     )

@@ -172,6 +172,39 @@ def test_a_shipped_model_is_loaded_from_the_package(run, tmp_path):
     assert front_matter(contents, exported)["license"] == "apache-2.0"
 
 
+@pytest.mark.parametrize(
+    ("first", "place"),
+    [("someone/base", "someone/base"), ("/home/me/base", "path/to/base"), (None, "path/to/your base model")],
+)
+def test_a_model_that_refines_is_used_after_another_one(run, tiny_models, tmp_path, first, place):
+    from penchant.reports.contents import read_run_folder
+    from penchant.reports.model_card import front_matter, usage
+    from penchant.runs.export import Exported
+
+    refiner = tiny_models("sdxl_refiner")
+    contents = read_run_folder(run(model=refiner, evaluation={"first_model": first}, evaluated=False).path)
+    exported = Exported(
+        name="it",
+        form=Form.DIFFUSERS,
+        base=None,
+        base_folder=refiner,
+        part="unet",
+        weights="w",
+        step=2,
+        hashes={},
+    )
+    code = usage(contents, exported)
+    ast.parse(code)
+    assert code.splitlines()[-3:] == [
+        f'first = DiffusionPipeline.from_pretrained("{place}", dtype=torch.float32)',
+        'begun = first("your prompt", num_inference_steps=20, guidance_scale=3, denoising_end=0.8, '
+        'output_type="latent").images',
+        'image = pipeline("your prompt", num_inference_steps=20, guidance_scale=3, image=begun, '
+        "denoising_start=0.8).images[0]",
+    ]
+    assert front_matter(contents, exported)["pipeline_tag"] == "image-to-image"
+
+
 def test_a_fully_trained_model_is_a_copy(run, tiny_model, tmp_path):
     folder = run(**{"training.mode": "full", "training.lora": small.REMOVED})
     shutil.copytree(tiny_model, folder.pipeline)

@@ -178,6 +178,8 @@ def test_noise_that_the_schedule_would_not_read_is_refused(trained, monkeypatch)
     run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"eta": 0.5})})
 
     class Deaf:
+        noise_span = 1.0
+
         class pipeline:
             class scheduler:
                 @staticmethod

@@ -1,6 +1,7 @@
 """Exports of every family, loaded back by the tools they are for; what is refused; what is replaced."""
 
 import hashlib
+import inspect
 import json
 import shutil
 from copy import deepcopy
@@ -36,6 +37,7 @@ TARGETS = {  # linear layers of attention and feed-forward, and every kind of co
         "conv",
     ],
     "sdxl": ["to_k", "to_out.0", "ff.net.2", "proj_out", "conv2", "conv_in"],
+    "sdxl_refiner": ["to_v", "ff.net.0.proj", "conv_shortcut", "conv_out"],
 }
 REQUESTS = [Request(prompt="a red fish", seed=0), Request(prompt="two birds", seed=1)]
 SAMPLER = Sampler(num_steps=1, guidance=3.0, eta=0.0, batch_size=2, size=SIZE)
@@ -45,11 +47,22 @@ def card(folder, exported):
     return f"{exported.name} {exported.form} {exported.weights} {exported.step}\n"
 
 
+def drawn_by(pipeline):
+    """Two images; a pipeline that refines is given latents."""
+
+    def refined(height, width, **told):
+        begun = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+        return pipeline(image=begun, denoising_start=0.8, **told)
+
+    refines = "denoising_start" in inspect.signature(pipeline.__call__).parameters
+    return draw(refined if refines else pipeline, REQUESTS, SAMPLER)
+
+
 def exported(folder, form, to, **options):
     return export(folder, form=form, to=to, card=card, **options)
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl", "sd3", "flux"])
+@pytest.fixture(scope="module", params=["sd15", "sdxl", "sdxl_refiner", "sd3", "flux"])
 def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     """A finished run's folder, and what its base and its own tuned network draw.
 
@@ -58,7 +71,7 @@ def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
     model = tiny_models(request.param)
     family = families.load(str(model))
-    base = draw(family.pipeline, REQUESTS, SAMPLER)
+    base = drawn_by(family.pipeline)
     targets = TARGETS.get(request.param, family.lora_targets)
     add_lora(family.network, rank=2, alpha=6, targets=targets, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -68,7 +81,7 @@ def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     raw = small.run_options(model, tiny_pairs, place / "out", {"training.ema": small.REMOVED})
     folder = small.untrained(raw)
     save_lora(family, folder.adapter)
-    return folder, (base, draw(family.pipeline, REQUESTS, SAMPLER))
+    return folder, (base, drawn_by(family.pipeline))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,7 @@ def plain(run_folder):
 
 def assert_drawn(pipeline, drawn):
     base, tuned = drawn
-    images = draw(pipeline, REQUESTS, SAMPLER)
+    images = drawn_by(pipeline)
     torch.testing.assert_close(images, tuned, rtol=0, atol=2e-5)
     assert not torch.allclose(base, tuned, atol=1e-3)
 

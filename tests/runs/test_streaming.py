@@ -3,8 +3,6 @@
 import logging
 import threading
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from fsspec.implementations.dirfs import DirFileSystem
@@ -22,21 +20,7 @@ from penchant.training.stream import StreamSource
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Three files of 8 training pairs each, of which one has an image of 0 bytes, and a file of 8 others."""
-    folder = tmp_path_factory.mktemp("shards")
-    names = [f"train-{number:05}-of-00003" for number in range(3)]
-    for number, name in enumerate([*names, "validation-00000-of-00001"]):
-        rows = [
-            {
-                "caption": f"thing {number}",
-                "jpg_0": b"" if number == 11 else small.picture(2 * number, 200),
-                "jpg_1": small.picture(2 * number + 1, 60),
-                "label_0": float(number % 2),
-            }
-            for number in range(8 * number, 8 * number + 8)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet", row_group_size=3)
-    return folder
+    return small.write_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture

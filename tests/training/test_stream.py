@@ -327,12 +327,14 @@ def test_too_many_broken_rows_stop_the_run_and_fewer_are_told_at_its_end(data, c
     with caplog.at_level(logging.WARNING):
         guard.on_step(Progress(), record(2))
         guard.on_end(Progress())
-    assert caplog.messages == [f"{data}: 2 of 4 rows could not be read; others took their places."]
+    assert caplog.messages == [
+        f"{data}: 2 of 4 rows could not be read; others took their places. One of them: row 3: no image."
+    ]
     with pytest.raises(TrainingStopped) as caught:
         guard.before_update(record(2))
     assert str(caught.value) == (
-        "data.max_broken: 4 of 8 rows could not be read, more than a share of 0.25. The first of this "
-        "process: row 3: no image. Repair or remove them, or raise max_broken."
+        "data.max_broken: 4 of 8 rows could not be read, more than a share of 0.25. One of them: "
+        "row 3: no image. Repair or remove them, or raise max_broken."
     )
 
 

@@ -38,6 +38,13 @@ ALL = {
 RUNS = {
     "lora": ALL | {"terms": [{"kind": "winner-kept", "coefficient": 10}]},
     "full": ALL | {"training.mode": "full", "training.lora": small.REMOVED, "training.steps": 2},
+    "stream": ALL
+    | {
+        "data.streaming": True,
+        "data.shuffle_buffer": 16,
+        "data.max_broken": 0.5,
+        "training.steps": 7,  # 6 are an epoch
+    },
     "kto": ALL | {"method": "diffusion-kto", "objective": {"beta": 300}, "training.steps": 2},
 }
 
@@ -54,11 +61,15 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def raw_of(tiny_model, tiny_pairs):
+def raw_of(tiny_model, tiny_pairs, tmp_path_factory):
     """The run file of a name, as plain values."""
-    return lambda name, output, **changes: small.run_options(
-        tiny_model, tiny_pairs, output, RUNS[name] | changes
-    )
+    shards = small.write_shards(tmp_path_factory.mktemp("shards"))
+
+    def build(name, output, **changes):
+        data = shards if "data.streaming" in RUNS[name] else tiny_pairs
+        return small.run_options(tiny_model, data, output, RUNS[name] | changes)
+
+    return build
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +81,11 @@ def one(raw_of, tmp_path_factory):
     return place
 
 
-def after_two_steps(folder, copy):
-    """A copy of a run that was stopped after step 2."""
+def before_the_last_step(folder, copy):
+    """A copy of a run that was stopped before its last step."""
     shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "checkpoints" / "step-00000003")
+    (*_, last) = sorted((copy / "checkpoints").iterdir())
+    shutil.rmtree(last)
     return copy
 
 
@@ -83,16 +95,18 @@ def without_coverage(text):
     return "".join(line for line in text.splitlines(keepends=True) if not any(m in line for m in marks))
 
 
-def launched(launcher, raw_of, one, place, names, *others, first=(), **environment):
-    """Two processes that make the runs of these names and go on with the one of one process."""
+def launched(launcher, raw_of, one, place, names, *others, first=(), resumed=("lora",), **environment):
+    """Two processes that make the runs of these names and go on with some of one process."""
 
     def line(name, folder, *words):
         file = place / f"{folder}.yaml"
         file.write_text(json.dumps(raw_of(name, place / folder)), encoding="utf-8")
         return partial(small.line, "train", str(file), *words)
 
-    after_two_steps(one / "lora", place / "resumed")
-    calls = [*first, *(line(name, name) for name in names), line("lora", "resumed", "--resume"), *others]
+    for name in resumed:
+        before_the_last_step(one / name, place / f"{name}-resumed")
+    going_on = [line(name, f"{name}-resumed", "--resume") for name in resumed]
+    calls = [*first, *(line(name, name) for name in names), *going_on, *others]
     logs = (place / "0.log", place / "1.log")
     processes = launcher.start_two(*calls, outputs=logs, **environment)
     for process in processes:
@@ -105,10 +119,15 @@ def launched(launcher, raw_of, one, place, names, *others, first=(), **environme
 @pytest.fixture(scope="module")
 def ddp(launcher, raw_of, one, tmp_path_factory):
     place = tmp_path_factory.mktemp("ddp")
-    stops = raw_of("lora", place / "stops", **{"training.learning_rate": 1e18, "training.ema": None})
-    (place / "stops.yaml").write_text(json.dumps(stops), encoding="utf-8")
-    stopping = partial(small.line, "train", str(place / "stops.yaml"))
-    return launched(launcher, raw_of, one, place, ("lora", "full", "kto"), stopping)
+    stops = {
+        "broken": raw_of("stream", place / "broken", **{"data.max_broken": 0.0}),
+        "stops": raw_of("lora", place / "stops", **{"training.learning_rate": 1e18, "training.ema": None}),
+    }
+    for name, raw in stops.items():
+        (place / f"{name}.yaml").write_text(json.dumps(raw), encoding="utf-8")
+    stopping = [partial(small.line, "train", str(place / f"{name}.yaml")) for name in stops]
+    names = ("lora", "full", "kto", "stream")
+    return launched(launcher, raw_of, one, place, names, *stopping, resumed=("lora", "stream"))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +140,8 @@ def fsdp(launcher, raw_of, one, tmp_path_factory):
     (place / "adafactor.yaml").write_text(json.dumps(adafactor), encoding="utf-8")
     refused = partial(small.line, "train", str(place / "adafactor.yaml"))
     first = [small.shards_on_cpu]
-    return launched(launcher, raw_of, one, place, ("lora", "full"), probe, refused, first=first, **SHARDS)
+    names = ("lora", "full", "stream")
+    return launched(launcher, raw_of, one, place, names, probe, refused, first=first, **SHARDS)
 
 
 @pytest.fixture
@@ -151,7 +171,15 @@ def assert_same_run(folder, other):
 
 @pytest.mark.parametrize(
     ("two", "name"),
-    [("ddp", "lora"), ("ddp", "full"), ("ddp", "kto"), ("fsdp", "lora"), ("fsdp", "full")],
+    [
+        ("ddp", "lora"),
+        ("ddp", "full"),
+        ("ddp", "kto"),
+        ("ddp", "stream"),
+        ("fsdp", "lora"),
+        ("fsdp", "full"),
+        ("fsdp", "stream"),
+    ],
     indirect=["two"],
 )
 def test_two_processes_are_one(two, one, name):
@@ -170,17 +198,28 @@ def test_what_is_exported_is_the_average(two):
     assert all(torch.equal(average[name], tensor) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("two", ["ddp", "fsdp"], indirect=True)
-def test_two_go_on_with_what_one_has_begun(two, one):
-    assert_same_run(two.place / "resumed", one / "lora")
-    assert "going on from step 2 of 3" in two.said[0]
+RESUMED = pytest.mark.parametrize(
+    ("two", "name"), [("ddp", "lora"), ("ddp", "stream"), ("fsdp", "lora")], indirect=["two"]
+)
 
 
-@pytest.mark.parametrize("two", ["ddp", "fsdp"], indirect=True)
-def test_one_goes_on_with_what_two_have_begun(two, one, raw_of, tmp_path):
-    folder = after_two_steps(two.place / "lora", tmp_path / "resumed")
-    small.train(raw_of("lora", folder), resume=True)
-    assert_same_run(folder, one / "lora")
+@RESUMED
+def test_two_go_on_with_what_one_has_begun(two, one, name):
+    assert_same_run(two.place / f"{name}-resumed", one / name)
+    going_on = {"lora": "going on from step 2 of 3", "stream": "going on from step 6 of 7"}
+    assert going_on[name] in two.said[0]
+
+
+@RESUMED
+def test_one_goes_on_with_what_two_have_begun(two, one, name, raw_of, tmp_path):
+    folder = before_the_last_step(two.place / name, tmp_path / "resumed")
+    small.train(raw_of(name, folder), resume=True)
+    assert_same_run(folder, one / name)
+
+
+def test_a_row_that_cannot_be_read_is_counted_once_by_whichever_process_meets_it(one, ddp):
+    for place in (one, ddp.place):
+        assert sum(row.get("data/broken", 0) for row in small.metrics(place / "stream")) in (1, 2)
 
 
 @pytest.mark.parametrize("two", ["ddp", "fsdp"], indirect=True)
@@ -188,7 +227,7 @@ def test_the_first_process_alone_speaks(two):
     """But for the error that both have: whoever comes first says it."""
     for word in ("encoding", "self-check: ", "training ", "going on from"):
         assert word in two.said[0] and word not in two.said[1]
-    assert len(two.said[1].splitlines()) <= 2
+    assert len([line for line in two.said[1].splitlines() if line != "exit code 3"]) <= 2
 
 
 def test_what_shards_cannot_do_is_refused(fsdp):
@@ -198,8 +237,15 @@ def test_what_shards_cannot_do_is_refused(fsdp):
 
 def test_an_error_that_all_have_is_said_once(ddp):
     said = "".join(ddp.said)
-    assert said.count("exit code 3") == 2
+    assert said.count("exit code 3") == 4
     assert said.count("not a number. The weights are those of the step before") == 1
+
+
+def test_a_broken_row_that_stops_the_run_is_named_whoever_met_it(ddp):
+    said = "".join(ddp.said)
+    assert said.count("data.max_broken: 1 of ") == 1
+    (sentence,) = (line for line in said.splitlines() if line.startswith("data.max_broken: 1 of "))
+    assert "train-00001-of-00003.parquet: row 4: column 'jpg_0': no image, got 0 bytes." in sentence
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,15 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a folder, or in the `tokenizer/` of a pipeline folder; nothing is downloaded.
+    """The tokenizer in a folder, or the first one of a pipeline folder; nothing is downloaded.
 
     Raises:
         ModelError: There is no tokenizer in that folder.
     """
     from transformers import AutoTokenizer
 
-    folder = path / "tokenizer" if (path / "tokenizer").is_dir() else path
+    inside = (path / "tokenizer", path / "tokenizer_2")  # the SDXL refiner has the second alone
+    folder = next((place for place in inside if place.is_dir()), path)
     if not folder.is_dir():
         raise ModelError(f"{path}: no such folder. Give the folder of a model or of its tokenizer.")
     try:

@@ -25,6 +25,7 @@ __all__ = [
     "hub_repository",
     "load",
     "load_folder",
+    "noise_span",
     "quiet",
     "resolve",
 ]
@@ -118,3 +119,12 @@ def family_of(folder: Path, *, where: str = "model") -> ModuleType:
             f"{where}: {folder} holds a {wanted}, which no family loads. Supported: {', '.join(handled)}."
         )
     return handled[wanted]
+
+
+def noise_span(folder: Path, *, where: str = "model") -> float:
+    """`DiffusionFamily.noise_span` of the model in a folder, which is not loaded.
+
+    Raises:
+        ModelError: As `family_of`.
+    """
+    return getattr(family_of(folder, where=where), "NOISE_SPAN", 1.0)

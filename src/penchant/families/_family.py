@@ -73,6 +73,7 @@ class PipelineFamily:
         latents: How its autoencoder scales latents.
         drawing: What the pipeline's call is told to draw one image of a given size, beside what all are told.
         unguided: Guidance scale at which the pipeline samples without guidance.
+        noise_span: As in DiffusionFamily.
     """
 
     name: str
@@ -89,6 +90,7 @@ class PipelineFamily:
     latents: Latents = field(default_factory=Scaled)
     drawing: Mapping[str, Any] = field(default_factory=dict)
     unguided: float = 1.0
+    noise_span: float = 1.0
 
     def __post_init__(self) -> None:
         for part in self.pipeline.components.values():

@@ -48,14 +48,14 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> Stable
     """The plain diffusers pipeline of a folder, without a watermark and without a progress bar.
 
     Raises:
-        ModelError: If it cannot be loaded, or is the refiner, which has one text encoder.
+        ModelError: If it cannot be loaded, or lacks a text encoder.
     """
     replaced = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
     pipeline = _pipeline.load(StableDiffusionXLPipeline, folder, dtype=dtype, replaced=replaced)
     if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
         raise ModelError(
-            f"{folder}: text_encoder is empty in model_index.json, as in the refiner, which is not "
-            "supported. Give the folder of the base model."
+            f"{folder}: a {PIPELINE} with an empty text encoder in model_index.json. Give the base model, "
+            "which has two, or the refiner as a StableDiffusionXLImg2ImgPipeline."
         )
     _pipeline.require_limits(pipeline, folder, ["tokenizer", "tokenizer_2"])
     return pipeline
@@ -76,14 +76,15 @@ def predicted(
 
 
 def text_condition(pipeline: Any, prompts: Sequence[str]) -> Condition:
-    """Last but one hidden states of both encoders, `prompt`: [N, L, C]; `pooled`: [N, P] of the second.
+    """Last but one hidden states of the encoders, `prompt`: [N, L, C]; `pooled`: [N, P] of the second.
 
-    The empty prompt stands for no prompt. Where the model's config says so, both are zero for it, which is
-    what the pipeline takes for the unguided half.
+    The refiner has the second alone. The empty prompt stands for no prompt. Where the model's config says
+    so, both are zero for it, which is what the pipeline takes for the unguided half.
     """
-    first, _ = _pipeline.clip_states(pipeline.text_encoder, pipeline.tokenizer, prompts)
-    second, pooled = _pipeline.clip_states(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
-    prompt = torch.cat([first, second], -1)
+    prompt, pooled = _pipeline.clip_states(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
+    if pipeline.text_encoder is not None:
+        first, _ = _pipeline.clip_states(pipeline.text_encoder, pipeline.tokenizer, prompts)
+        prompt = torch.cat([first, prompt], -1)
     if pipeline.config.force_zeros_for_empty_prompt:
         empty = torch.tensor([text == "" for text in prompts], device=prompt.device)
         prompt, pooled = prompt.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)

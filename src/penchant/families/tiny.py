@@ -20,6 +20,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
@@ -151,6 +152,46 @@ def stable_diffusion_xl(folder: Path, *, seed: int = 0) -> Path:
             "scheduler": DDIMScheduler(prediction_type="epsilon", **_SCHEDULER),
         }
     StableDiffusionXLPipeline(**parts).save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def stable_diffusion_xl_refiner(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random refiner, a `StableDiffusionXLImg2ImgPipeline` for the latents of `stable_diffusion_xl`.
+
+    Args:
+        folder: Where to write it; made if missing.
+        seed: Seed of the weights.
+
+    Returns:
+        The folder.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            **{
+                **_UNET,
+                "block_out_channels": (24, 48),  # other widths than the base model's, as published
+                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+                "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            },
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=5 * 8 + 16,
+        )
+        parts: dict[str, Any] = {
+            "unet": unet,
+            "vae": AutoencoderKL(**_VAE),
+            "text_encoder": None,
+            "text_encoder_2": CLIPTextModelWithProjection(_text_config()),
+            "tokenizer": None,
+            "tokenizer_2": tokenizer(folder / "tokenizer_2"),
+            "scheduler": DDIMScheduler(prediction_type="epsilon", **_SCHEDULER),
+        }
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        **parts, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False
+    )
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
     return folder
 
 

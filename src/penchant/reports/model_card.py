@@ -91,14 +91,15 @@ def front_matter(contents: RunContents, exported: Exported) -> dict[str, Any]:
     found["library_name"] = "peft" if exported.form is Form.PEFT else "diffusers"
     if license_name := _license(exported.base_folder):
         found["license"] = license_name
-    found["pipeline_tag"] = "text-to-image"
+    refines = families.noise_span(exported.base_folder) < 1
+    found["pipeline_tag"] = "image-to-image" if refines else "text-to-image"
     method = contents.run.get("method")
     found["tags"] = ["penchant", "preference-alignment", *([] if is_pipeline else ["lora"]), str(method)]
     return found
 
 
 def usage(contents: RunContents, exported: Exported) -> str:
-    """Python that loads the export and draws an image."""
+    """Python that loads the export and draws an image, one that another model begins if this one refines."""
     model, evaluation = str(contents.run["model"]), contents.run["evaluation"]
     name, part = json.dumps(exported.name), exported.part
     lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
@@ -121,9 +122,17 @@ def usage(contents: RunContents, exported: Exported) -> str:
                 f"pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, {name}).merge_and_unload()"
             )
     steps, guidance = evaluation["num_steps"], evaluation["guidance"]
-    lines.append(
-        f'image = pipeline("your prompt", num_inference_steps={steps}, guidance_scale={guidance:g}).images[0]'
-    )
+    told = f'"your prompt", num_inference_steps={steps}, guidance_scale={guidance:g}'
+    span = families.noise_span(exported.base_folder)
+    if span < 1:
+        first = str(evaluation.get("first_model") or "your base model")
+        place = _base_in_code(first, families.hub_repository(first))
+        lines += [
+            f"first = DiffusionPipeline.from_pretrained({place}, {dtype})",
+            f'begun = first({told}, denoising_end={1 - span:g}, output_type="latent").images',
+        ]
+        told += f", image=begun, denoising_start={1 - span:g}"
+    lines.append(f"image = pipeline({told}).images[0]")
     return "\n".join(lines)
 
 

@@ -150,6 +150,11 @@ def _drawn(
     """Files of all batches; the model is loaded only if one is missing."""
     model = families.resolve(run.model, where=f"{where}: model")
     family = families.family_of(model, where=f"{where}: model")
+    if families.noise_span(model) < 1:
+        raise ConfigError(
+            f"{where}: model: {run.model!r} refines images and draws none of its own. Take the model that "
+            "begins them."
+        )
     options = run.sampling.model_dump()
     provenance = {
         "model": run.model,

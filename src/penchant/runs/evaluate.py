@@ -29,6 +29,7 @@ from penchant.rewards.caption_match import CaptionMatch
 from penchant.rewards.combined import Combined
 from penchant.rewards.style import Style
 from penchant.runs.data import SHIPPED_DATA, examples_of, prompts_of
+from penchant.runs.first_model import pipelines
 from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
 from penchant.runs.manifest import peak_memory
@@ -138,7 +139,7 @@ def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, fa
 def sampled(
     folder: RunFolder, run: RunFile, requests: list[Request], console: Console
 ) -> tuple[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]]:
-    """Images of the base and the tuned model."""
+    """Images of the base and the tuned model; of models that refine, begun by the same first model."""
     e = run.evaluation
     base, tuned = models(folder, run)
     try:
@@ -153,9 +154,10 @@ def sampled(
     except ConfigError as error:
         raise ConfigError(f"{folder.run_file}: evaluation.{error}") from None
     images = []
-    for name, model in (("sampling the base model", base), ("sampling the tuned model", tuned)):
-        with phase(console, name, len(requests)) as progress:
-            images.append(draw(model.pipeline, requests, sampler, progress=progress))
+    drawing = pipelines(run, [base, tuned], where=str(folder.run_file))
+    for name, pipeline in zip(("base", "tuned"), drawing, strict=True):
+        with phase(console, f"sampling the {name} model", len(requests)) as progress:
+            images.append(draw(pipeline, requests, sampler, progress=progress))
     return images[0], images[1]
 
 
@@ -183,7 +185,9 @@ def _compared(
         prompt_hash=suite.hash,
         num_prompts=len(suite.prompts),
         num_seeds=e.seeds_per_prompt,
-        sampler="the model's own scheduler" + (f", eta {e.eta:g}" if e.eta else ""),
+        sampler="the model's own scheduler"
+        + (f", eta {e.eta:g}" if e.eta else "")
+        + (f", begun by {e.first_model}" if e.first_model else ""),
         num_steps=e.num_steps,
         guidance_scale=e.guidance,
         precision=e.precision,
@@ -243,12 +247,15 @@ def require_possible(run: RunFile, *, where: str) -> None:
     Raises:
         ConfigError: The metric is the one that training aims at, or a reward has a wrong option.
         DataError: The file of prompts cannot be read.
+        ModelError: The first model is not there.
     """
     rewards_of(run.evaluation.scores, where=where, place=["evaluation", "scores"])
     if run.evaluation.metric is not None:
         metric_of(run, where=where)
     if run.evaluation.prompts != HELD_OUT:
         read_suite(Path(run.evaluation.prompts))
+    if run.evaluation.first_model is not None:
+        families.resolve(run.evaluation.first_model, where=f"{where}: evaluation.first_model")
 
 
 def metric_of(run: RunFile, *, where: str) -> Reward:

@@ -8,6 +8,7 @@ from torch import nn
 
 from penchant import families
 from penchant.protocols import DiffusionFamily, Models
+from penchant.runs.first_model import require_fit
 from penchant.runs.noise import process_of
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
@@ -27,7 +28,12 @@ PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 def load_family(
     run: RunFile, folder: Path, *, where: str, part: families.Part | None = None
 ) -> DiffusionFamily:
-    """The model of a run, or one part of it, with the noise that the run file asks for."""
+    """The model of a run, or one part of it, with the noise that the run file asks for.
+
+    Raises:
+        ConfigError: An option does not fit the model, or its package is missing.
+        ModelError: It cannot be loaded.
+    """
     training = run.training
     frozen = PRECISIONS[training.precision] if training.mode == "lora" else None
     family = families.load_folder(folder, where=f"{where}: model", part=part, denoiser=frozen)
@@ -35,6 +41,7 @@ def load_family(
         family.release_encoders()
     if training.quantized is not None and part in (None, families.Part.DENOISER):
         quantize(family.network, training.quantized)
+    require_fit(run, family, where=where)
     family.process = process_of(family.process, run.noise, where=where)
     if training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()

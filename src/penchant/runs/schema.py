@@ -473,6 +473,12 @@ class Evaluation(Section):
         description="With one seed per prompt: the first so many prompts get a second seed, by which the "
         "drift panel measures the diversity between seeds.",
     )
+    first_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Model that begins the images of one that refines, named as `model`; only for the SDXL "
+        "refiner, whose base and tuned model go on with its latents.",
+    )
     num_steps: int = Field(default=20, ge=1, description="Denoising steps of the sampler.")
     guidance: float = Field(
         default=3.0, ge=1, description="Scale of classifier-free guidance; 1 is unguided."

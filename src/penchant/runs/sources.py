@@ -184,6 +184,11 @@ class SourceMaker:
                 f"{self.where}: method {self.method.name!r} samples by DDIM, which does not fit the flow "
                 f"model {run.model!r}. Take a method for stored data."
             )
+        if family.noise_span < 1:
+            raise CompositionError(
+                f"{self.where}: method {self.method.name!r} samples the model while it trains, and "
+                f"{run.model!r} refines images and draws none of its own. Take a method for stored data."
+            )
         if ratio.sampler.num_steps >= family.process.num_timesteps:
             raise ConfigError(
                 f"{self.where}: ratio.sampler.num_steps: must be < {family.process.num_timesteps}, the "

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, fsdp2_prepare_model
 from torch import Tensor, nn
+from torch.distributed import all_gather_object, get_world_size, is_initialized
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -92,6 +93,15 @@ def whole_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Ten
         if main:
             kept[name] = joined.cpu() if isinstance(tensor, DTensor) else joined
     return kept
+
+
+def said_by_any(words: str | None) -> str | None:
+    """The words of the first process that has any. Every process has to ask."""
+    if not is_initialized():
+        return words
+    everywhere: list[str | None] = [None] * get_world_size()
+    all_gather_object(everywhere, words)
+    return next((found for found in everywhere if found is not None), None)
 
 
 def share(value: Tensor, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from penchant.protocols import Condition, Framing
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
 from penchant.training.ahead import AHEAD, Ahead
+from penchant.training.distributed import said_by_any
 from penchant.training.encode import SMALL as TOO_SMALL
 from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
 from penchant.training.loop import Progress, Record
@@ -197,8 +198,8 @@ class BrokenRows:
         self.num_rows += self.source.batch_size
         if self.num_broken > self.share * max(self.num_rows, self.at_least):
             raise TrainingStopped(
-                f"data.max_broken: {self._sentence()}, more than a share of {self.share:g}. The first of "
-                f"this process: {self.source.first_broken} Repair or remove them, or raise max_broken."
+                f"data.max_broken: {self._sentence()}, more than a share of {self.share:g}. One of them: "
+                f"{self._one()} Repair or remove them, or raise max_broken."
             )
 
     def on_step(self, progress: Progress, record: Record) -> None:
@@ -207,13 +208,23 @@ class BrokenRows:
     def on_end(self, progress: Progress) -> None:
         """Say how many there were."""
         if self.num_broken:
-            logger.warning("%s: %s; others took their places.", self.source.stream.path, self._sentence())
+            logger.warning(
+                "%s: %s; others took their places. One of them: %s",
+                self.source.stream.path,
+                self._sentence(),
+                self._one(),
+            )
         if self.num_small:
             limit = self.source.reader.rules.min_size
             logger.warning(TOO_SMALL, self.source.stream.path, self.num_small, self.num_rows, limit)
 
     def _sentence(self) -> str:
         return f"{self.num_broken} of {self.num_rows} rows could not be read"
+
+    def _one(self) -> str | None:
+        """What is wrong with one of them, the same on every process, whichever has met it."""
+        first = self.source.first_broken
+        return said_by_any(None if first is None else str(first))
 
 
 def first_groups(stream: Stream, shape: Shape, rules: GroupRules, limit: int) -> list[Group]:
