@@ -1,5 +1,8 @@
 """Who still lives, and who speaks: in a store that threads of one process share."""
 
+import threading
+import time
+
 import pytest
 from torch.distributed import HashStore, PrefixStore, TCPStore
 
@@ -25,6 +28,31 @@ def test_a_process_that_has_ended_is_told_from_one_that_waits(store):
         assert first.lost() == [2]
     with Presence(1, 3, store) as second:
         assert second.lost() == [2], "the first has left word, and is not taken for lost when it has gone too"
+
+
+def test_the_process_that_keeps_the_store_is_the_last_to_leave(store):
+    """Else another one could no longer ask whether to speak. A second run starts from the first's count."""
+    for _ in range(2):
+        others = [Presence(number, 3, store) for number in (1, 2)]
+        first, left = Presence(0, 3, store).__enter__(), []
+        waits = threading.Thread(target=lambda first=first, left=left: (first.__exit__(), left.append(0)))
+        for other in others:
+            other.__enter__()
+        waits.start()
+        for other in others:
+            waits.join(0.05)
+            assert left == []
+            other.__exit__()
+        waits.join(1)
+        assert left == [0]
+
+
+def test_the_process_that_keeps_the_store_does_not_wait_for_long(store, monkeypatch):
+    monkeypatch.setattr(module, "COURTESY_S", 0.05)
+    started = time.monotonic()
+    with Presence(0, 2, store):
+        pass
+    assert 0.05 <= time.monotonic() - started < 1
 
 
 def test_one_says_what_all_would_say(store):

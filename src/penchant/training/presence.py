@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Self, final
 
@@ -13,6 +14,8 @@ BEAT_S: Final = 0.5
 """Seconds between two signs of life."""
 PATIENCE_S: Final = 8.0
 """A process that gives no sign of life for so long, while another one has failed, has ended."""
+COURTESY_S: Final = 2.0
+"""So long the process that keeps the store waits at its end for the others, which may still want to ask."""
 
 
 @final
@@ -50,6 +53,13 @@ class Presence:
     def __exit__(self, *error: object) -> None:
         self._end.set()
         self._thread.join()
+        with suppress(RuntimeError):  # the store has ended
+            left = self.store.add("left", 1)
+            runs = -(-left // self.num_processes)  # of this launch, which share the store
+            everyone = runs * self.num_processes
+            deadline = time.monotonic() + COURTESY_S
+            while self.process == 0 and self.store.add("left", 0) < everyone and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def lost(self) -> list[int]:
         """Numbers of the processes that have ended; none if all live. Asked once something has failed here.
