@@ -484,27 +484,23 @@ def test_a_fully_trained_pipeline_loads_in_plain_diffusers(family, folder, tmp_p
     assert families.resolve(str(tmp_path / "pipeline"))
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_the_estimated_peak_of_memory_is_the_measured_one(folder, case, tiny_pairs, tmp_path, mode):
+def test_the_estimated_peak_of_memory_is_the_measured_one(name, folder, case, tiny_pairs, tmp_path):
     """Counted in real steps of the real loop; the estimate loads no weights."""
-    changes = {"training.mode": mode, "training.reference.kind": "copy", "data.size": case.size}
-    raw = small.run_options(
-        folder, tiny_pairs, tmp_path / "out", {**changes, "training.ema": None, "data.heldout_split": None}
-    )
-    if mode == "full":
-        del raw["training"]["lora"]
-    run = check(raw, where="run.yaml")
+    changes = {"data.size": case.size, "data.heldout_split": None, "training.ema": None}
+    run = check(small.run_options(folder, tiny_pairs, tmp_path / "out", changes), where="run.yaml")
     parts = assemble(run, where="run.yaml")
     with LiveBytes() as live:
         live.count(parts.bare.parameters())
-        live.count(parts.models.reference.network.parameters())
         fit(
             parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule,
             accelerator=parts.accelerator, steps=2,
         )  # fmt: skip
     condition = sampling_conditions([""], families.load(str(folder)))
     estimated = rehearsed(run, parts.method, folder, condition, where="run.yaml")
-    assert estimated.peak == pytest.approx(live.peak, rel=0.2)
+    if name == "z_image":
+        assert estimated is None, "its sizes depend on the prompts"
+    else:
+        assert estimated.peak == pytest.approx(live.peak, rel=0.2)
 
 
 def test_its_parts_are_loaded_one_after_the_other(family, folder, case, condition, batch):

@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.optim import Optimizer
 
 from penchant import families
@@ -46,7 +46,7 @@ class Memory:
 
 def rehearsed(
     run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], *, where: str
-) -> Memory:
+) -> Memory | None:
     """Two steps of one micro-batch, with tensors that take no memory.
 
     Args:
@@ -55,7 +55,19 @@ def rehearsed(
         folder: Where the base model lies; its weights are not read.
         condition: What the model is told of one candidate; only shapes count.
         where: Name of the run file, for messages.
+
+    Returns:
+        None for a network whose inner sizes depend on what it is told, as Z-Image's on the length of prompts.
     """
+    try:
+        return _rehearsed(run, method, folder, condition, where)
+    except DynamicOutputShapeException:
+        return None
+
+
+def _rehearsed(
+    run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], where: str
+) -> Memory:
     family = load_family(run, folder, where=where, part=families.Part.NOTHING)
     training = run.training
     reference = make_trainable(family, run, method)
