@@ -50,7 +50,7 @@ class Published:
         build: Writes a tiny one of the same family.
         part: Its denoiser.
         config: What its denoiser's configuration says otherwise.
-        size: Side of its images, in pixels.
+        size: Side of its images in pixels, for the table.
         told: Shapes of what the denoiser is told of one image.
     """
 
@@ -148,7 +148,7 @@ def peaks(model: Published, training: dict[str, Any]) -> tuple[float, float]:
             options = {"steps": 1, "batch_size": 2, "micro_batch_size": pairs, "precision": "bfloat16"}
             raw = {
                 "model": str(folder),
-                "data": {"path": "pairs", "size": model.size},
+                "data": {"path": "pairs"},  # at the size of the configuration
                 "method": "diffusion-dpo",
                 "training": options | training,
                 "output": "out",

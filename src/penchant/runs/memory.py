@@ -90,7 +90,7 @@ def _rehearsed(
             live.count(_tensors(family.network))
             if not training.reference.offload:
                 live.count(_tensors(reference))
-            weights = live.now
+            weights = kept = live.now
             for _ in range(2):  # moments are there from the second step on
                 step(method, models, batch, Randomness(run=0)).loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
