@@ -71,7 +71,7 @@ class Presence:
                 before = self._beats()
                 time.sleep(PATIENCE_S)
                 now = self._beats()
-                ended = [str(number) for number, beat in now.items() if beat == before[number]]
+                ended = [str(number) for number, beat in now.items() if beat == before.get(number)]
                 if ended:
                     self.store.compare_set("lost", "", " ".join(ended))
             if not self.store.check(["lost"]):
