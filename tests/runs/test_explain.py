@@ -61,11 +61,12 @@ def test_fewer_bits_are_fewer_bytes(options):
             "int8": {"training.quantized": "int8"},
             "nf4": {"training.quantized": "nf4"},
             "few": {"training.optimizer": "adamw-8bit"},
+            "least": {"training.optimizer": "adafactor"},
         }.items()
     }
     weights = [found[name].weights for name in ("bfloat16", "int8", "nf4")]
     assert weights == sorted(weights, reverse=True) and len(set(weights)) == 3
-    assert found["few"].optimizer < found["bfloat16"].optimizer
+    assert found["least"].optimizer < found["few"].optimizer <= found["bfloat16"].optimizer
 
 
 def test_activations_grow_with_the_piece_and_shrink_with_checkpointing(options):

@@ -150,9 +150,9 @@ def _tensors(network: nn.Module) -> Iterator[Tensor]:
 
 
 def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
-    """That of the run; one whose moments cannot be imagined is replaced by one that has none."""
+    """That of the run; others than AdamW read numbers, and are replaced by one that has no moments."""
     t = run.training
-    if t.optimizer == "adamw-8bit":
+    if t.optimizer != "adamw":
         return torch.optim.SGD(trained)
     return build_optimizer(
         trained,
@@ -165,10 +165,17 @@ def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
 
 
 def _bytes_of_moments(run: RunFile, trained: list[nn.Parameter]) -> int:
-    """Of moments that `_optimizer` left out: two of 8 bits, or of 32 for small tensors."""
-    if run.training.optimizer != "adamw-8bit":
-        return 0
-    return sum(p.numel() * (2 if p.numel() >= 4096 else 8) for p in trained)
+    """Of moments that `_optimizer` left out.
+
+    AdamW's in 8 bits are two bytes, of small tensors eight; Adafactor's are a row and a column of a matrix.
+    """
+    match run.training.optimizer:
+        case "adamw":
+            return 0
+        case "adamw-8bit":
+            return sum(p.numel() * (2 if p.numel() >= 4096 else 8) for p in trained)
+        case "adafactor":
+            return sum(4 * sum(p.numel() // side for side in p.shape[-2:]) for p in trained)
 
 
 def _saved(run: RunFile, network: nn.Module) -> int:
