@@ -48,6 +48,8 @@ def main() -> None:
     for file in temporary.rglob("config.json"):  # diffusers notes the folder that a part was loaded from
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
+        if "dtype" in config:  # transformers loads in this type, diffusers in float32: the parts must agree
+            config["dtype"] = "float32"
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.rglob("*.safetensors"):
         file.chmod(0o644)
