@@ -28,7 +28,9 @@ def test_the_card_of_the_shipped_model_says_how_plain_diffusers_runs_it(monkeypa
     (code,) = blocks("python", Path("src/penchant/assets/emoji/README.md").read_text(encoding="utf-8"))
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert {part.dtype for part in (names["pipeline"].unet, names["pipeline"].text_encoder)} == {torch.float32}
+    assert {part.dtype for part in (names["pipeline"].unet, names["pipeline"].text_encoder)} == {
+        torch.float32
+    }
 
 
 def test_the_files_it_links_to_exist():

@@ -63,7 +63,7 @@ def draws_of(seed):
 
 def held_out(parts, **options):
     seen = []
-    defaults = {"rows": [0, 1, 2, 3, 4, 5], "draws": draws_of(0), "every": 2, "batch_size": 6}
+    defaults = {"rows": [0, 1, 2, 3, 4, 5], "draws": draws_of(0), "every": 2, "last": 5, "batch_size": 6}
     watcher = HeldOut(
         parts.method,
         parts.models,
@@ -81,9 +81,9 @@ def test_held_out_groups_are_measured_at_fixed_noise_in_pieces_of_any_size(parts
         if "lora_B" in name:
             parameter.data.normal_(std=0.3)
     watcher, seen = held_out(parts)
-    for step in (1, 2, 3, 4):
+    for step in (1, 2, 3, 4, 5):
         watcher.on_step(Progress(step=step), Record(step=step))
-    assert [(record.step, record.split) for record in seen] == [(2, "heldout"), (4, "heldout")]
+    assert [(record.step, record.split) for record in seen] == [(step, "heldout") for step in (2, 4, 5)]
     assert seen[0].metrics == seen[1].metrics and seen[0].metrics["margin/mean"] != 0
     pieces = held_out(parts, batch_size=1)[0].measure(2).metrics
     assert pieces == pytest.approx(seen[0].metrics, rel=1e-4, abs=1e-6), "also where the batch is coupled"

@@ -354,7 +354,9 @@ class Training(Section):
     checkpoint_every: int = Field(default=100, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints that are kept.")
     heldout_every: int = Field(
-        default=50, ge=1, description="Steps between measurements on the held-out split."
+        default=50,
+        ge=1,
+        description="Steps between measurements on the held-out split; the end is always measured.",
     )
     heldout_examples: int = Field(default=64, ge=1, description="Held-out groups that are measured, at most.")
     heldout_draws: int = Field(

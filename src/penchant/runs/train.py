@@ -226,6 +226,7 @@ def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainSt
                 rows=heldout.rows,
                 draws=heldout.draws,
                 every=t.heldout_every,
+                last=t.steps,
                 batch_size=t.micro_batch_size or t.batch_size,
                 accelerator=parts.accelerator,
                 writers=[writer.write for writer in (metrics, board) if writer is not None],

@@ -98,7 +98,7 @@ class TensorBoard:
 
 @final
 class HeldOut:
-    """Every so many steps, the same numbers on held-out groups, at noise that never changes.
+    """The same numbers on held-out groups, at noise that never changes: every so many steps and at the end.
 
     Args:
         method: What is trained.
@@ -107,6 +107,7 @@ class HeldOut:
         rows: Which of them.
         draws: Random draws per group, which are averaged.
         every: Steps between measurements.
+        last: Step after which the run ends.
         batch_size: Groups at once.
         accelerator: Device.
         writers: Called with each record.
@@ -121,12 +122,14 @@ class HeldOut:
         rows: Sequence[int],
         draws: Sequence[Randomness],
         every: int,
+        last: int,
         batch_size: int,
         accelerator: Accelerator,
         writers: Sequence[Callable[[Record], None]],
     ) -> None:
         self.method, self.models, self.examples, self.rows = method, models, examples, rows
-        self.draws, self.every, self.batch_size = draws, every, batch_size
+        self.draws, self.batch_size = draws, batch_size
+        self.every, self.last = every, last
         self.accelerator, self.writers = accelerator, writers
 
     def before_update(self, record: Record) -> None:
@@ -134,7 +137,7 @@ class HeldOut:
 
     def on_step(self, progress: Progress, record: Record) -> None:
         """Measure when it is time."""
-        if progress.step % self.every == 0:
+        if progress.step % self.every == 0 or progress.step == self.last:
             measured = self.measure(progress.step)
             for write in self.writers:
                 write(measured)
