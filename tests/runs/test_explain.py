@@ -36,12 +36,26 @@ def test_what_is_held_beside_the_network_is_counted(options):
         assert found.trainable == found.parameters
 
 
-def test_the_peak_of_full_training_is_that_of_real_steps(options, tiny_model):
-    """With every kind of bytes: copy, average, gradients, moments, activations."""
-    raw = options(**{"training.mode": "full", "training.lora": small.REMOVED})
+FULL = {"training.mode": "full", "training.lora": small.REMOVED}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        FULL,  # every kind of bytes: copy, average, gradients, moments, activations
+        {"training.reference": {"kind": "moving"}},
+        {"method": "diffusion-kto", "objective": {"beta": 300}},
+        {"method": "mapo", "objective": small.REMOVED},
+    ],
+    ids=["full", "moving reference", "unary", "no reference"],
+)
+def test_the_peak_is_that_of_real_steps(options, tiny_model, changes):
+    raw = options(**changes)
     run, parts = check(raw, where="run.yaml"), small.assembled(raw)
+    reference = parts.models.reference
+    own = [] if reference is None or reference.network is parts.bare else [reference.network]
     with LiveBytes() as live:
-        for network in (parts.bare, parts.models.reference.network):
+        for network in (parts.bare, *own):
             live.count(network.parameters())
         live.count(parts.average.averages.values())
         fit(
