@@ -24,7 +24,7 @@ TERMS = [{"kind": "winner-kept", "coefficient": 10}]
 def test_three_steps_and_three_more_are_six_to_the_bit(options, tmp_path, optimizer):
     changes = {"training.lora.rank": 256} if optimizer == "adamw-8bit" else {}  # large enough for 8 bits
     changes |= {"terms": TERMS, "training.optimizer": optimizer, "data.flip": True}
-    changes |= {"training.schedule": "constant", "training.warmup_steps": 2, "training.heldout_every": 2}
+    changes |= {"training.schedule": "constant", "training.warmup_steps": 2, "training.heldout_every": 3}
     once, _ = small.train(options(**changes, **{"training.steps": 5}), output=tmp_path / "once")
     twice = tmp_path / "twice"
     small.train(options(**changes, **{"training.steps": 3}), output=twice)

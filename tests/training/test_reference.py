@@ -161,6 +161,7 @@ def test_an_offloaded_copy_holds_nothing_on_the_device_between_calls(options):
 
 def test_a_moving_reference_takes_the_policy_over_and_the_margin_starts_again(options, tmp_path):
     changes = {**LORA, "training.reference": {"kind": "moving", "every": 2}, "training.learning_rate": 0.01}
+    changes["training.heldout_every"] = 1
     once, _ = small.train(options(**changes, **{"training.steps": 4}), output=tmp_path / "once")
     rows = [row for row in small.metrics(once.path) if row["split"] == "train"]
     moved = [row["log_ratio/winner"] != 0 for row in rows]
