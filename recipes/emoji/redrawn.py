@@ -29,7 +29,7 @@ def redrawn_latents(work: Path) -> Tensor:
         scheduler.set_timesteps(STEPS)
         captions = [styled(emoji.name, style) for emoji in load(work) for style in STYLES]
         drawn = encode_latents(work).flatten(0, 1).clone()
-        noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(6))
+        noise = torch.randn_like(drawn)
         for count, chosen in enumerate(torch.randperm(len(captions)).split(BATCH)):
             words = pipeline.encode_prompt(
                 [captions[row] for row in chosen], "cpu", 1, do_classifier_free_guidance=True
