@@ -69,7 +69,7 @@ def test_the_page_renders_without_trouble(run_folder, open_page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.eval_on_selector_all("img", "images => images.map(i => [i.naturalWidth, i.width])")
     assert len(sizes) == 62  # two contact sheets and 30 pairs
-    assert all(natural == 576 and shown > 300 for natural, shown in sizes[:2])
+    assert all(natural == 768 and shown > 300 for natural, shown in sizes[:2])
     assert all(natural == 64 and shown > 90 for natural, shown in sizes[2:])
     results = read_results(run_folder / "results.json")
     text = page.inner_text("main")
@@ -92,6 +92,20 @@ def test_base_stands_left_of_tuned_and_charts_have_size(run_folder, open_page):
     )
     assert len(boxes) > 10
     assert all(width > 100 and height >= 20 for width, height in boxes)
+
+
+def test_the_sheets_are_switched_in_place(run_folder, open_page):
+    page, troubles = open_page(write_report(run_folder), 1280)
+    sheets = {side: page.locator(f".sheets .{side} img") for side in ("base", "tuned")}
+    page.get_by_label("before", exact=True).check()
+    assert not sheets["tuned"].is_visible()
+    before = sheets["base"].bounding_box()
+    page.keyboard.press("ArrowRight")
+    assert not sheets["base"].is_visible()
+    assert sheets["tuned"].bounding_box() == before
+    page.emulate_media(media="print")
+    assert all(sheet.is_visible() for sheet in sheets.values())
+    assert troubles == []
 
 
 def test_an_empty_run_folder_renders_too(tmp_path, open_page):

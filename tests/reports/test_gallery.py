@@ -10,7 +10,7 @@ from PIL import Image
 from penchant.errors import DataError
 from penchant.reports import gallery as module
 from penchant.reports.contents import ImagePair
-from penchant.reports.gallery import NUM_VISIBLE, contact_sheets, gallery, picture
+from penchant.reports.gallery import NUM_VISIBLE, SHEET_SIDE, contact_sheets, gallery, picture
 
 
 def noise(path, size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -75,13 +75,13 @@ def test_the_contact_sheets_hold_the_first_pairs_in_the_same_places(tmp_path):
         )
     for sheet, grey in zip(contact_sheets(pairs), (lambda n: 10 * n, lambda n: 255 - 10 * n), strict=True):
         image = decoded(sheet.address)
-        assert image.size == (6 * 96, 4 * 96) == (sheet.width, sheet.height)
+        assert image.size == (6 * SHEET_SIDE, 4 * SHEET_SIDE) == (sheet.width, sheet.height)
         for number in (0, 7, 23):
-            middle = image.getpixel((number % 6 * 96 + 48, number // 6 * 96 + 48))
-            assert abs(middle[0] - grey(number)) <= 4
-            assert min(image.getpixel((number % 6 * 96 + 48, number // 6 * 96 + 4))) >= 250  # a wide picture
+            x, y = (number % 6 + 0.5) * SHEET_SIDE, number // 6 * SHEET_SIDE
+            assert abs(image.getpixel((x, y + SHEET_SIDE / 2))[0] - grey(number)) <= 4
+            assert min(image.getpixel((x, y + 4))) >= 250  # a wide picture
     one = contact_sheets(pairs[:1])
-    assert (one[0].width, one[0].height) == (96, 96)
+    assert (one[0].width, one[0].height) == (SHEET_SIDE, SHEET_SIDE)
     assert contact_sheets([]) is None
 
 

@@ -21,7 +21,7 @@ LARGEST_SIDE = 256
 SHEET_COLUMNS = 6
 """Pictures in a row of the contact sheets."""
 
-SHEET_SIDE = 96
+SHEET_SIDE = 128
 """Side of the square that a picture gets in a contact sheet, in pixels."""
 
 LOSSLESS_BUDGET = 2_800_000
