@@ -416,6 +416,17 @@ class DiffusionFamily(Protocol):
         """Shape of one latent at that size."""
         ...
 
+    def train_text_encoder(self, *, where: str) -> None:
+        """Make the text encoder a part of the network, and let conditions hold tokens of the prompts.
+
+        Args:
+            where: Place of the option, for messages.
+
+        Raises:
+            ConfigError: The family does not offer it.
+        """
+        ...
+
     def to(self, device: torch.device) -> None:
         """Move network and encoders."""
         ...

@@ -46,8 +46,9 @@ FULL = {"training.mode": "full", "training.lora": small.REMOVED}
         {"training.reference": {"kind": "moving"}},
         {"method": "diffusion-kto", "objective": {"beta": 300}},
         {"method": "mapo", "objective": small.REMOVED},
+        {"training.lora": {"rank": 2, "text_encoder": True}},
     ],
-    ids=["full", "moving reference", "unary", "no reference"],
+    ids=["full", "moving reference", "unary", "no reference", "text encoder"],
 )
 def test_the_peak_is_that_of_real_steps(options, tiny_model, changes):
     raw = options(**changes)
@@ -62,7 +63,8 @@ def test_the_peak_is_that_of_real_steps(options, tiny_model, changes):
             parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule,
             accelerator=parts.accelerator, steps=2,
         )  # fmt: skip
-    condition = {"prompt": torch.empty(1, 77, 16)}
+    tokens = run.training.lora.text_encoder
+    condition = {"tokens": torch.empty(1, 16)} if tokens else {"prompt": torch.empty(1, 77, 16)}
     estimated = rehearsed(run, parts.method, tiny_model, condition, where="run.yaml")
     assert estimated.peak == pytest.approx(live.peak, rel=0.1)
 

@@ -14,12 +14,16 @@ from penchant.families import _folder, _single_file
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
 from penchant.families._pipeline import Part, only
+from penchant.families._tokens import PART as TEXT_ENCODER
+from penchant.families._tokens import apart
 from penchant.protocols import DiffusionFamily
 
 __all__ = [
     "SHIPPED",
+    "TEXT_ENCODER",
     "Part",
     "PipelineFamily",
+    "apart",
     "copy_other_parts",
     "family_of",
     "hub_repository",

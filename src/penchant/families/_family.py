@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from penchant.errors import ConfigError
+from penchant.families import _tokens
 from penchant.families._autoencoder import Latents, Scaled
+from penchant.families._tokens import Predict
 from penchant.protocols import Condition, Denoiser, Framing, NoiseProcess
-
-Predict = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
-"""Network, noisy latents, timestep and condition give the network's output for the latents."""
 
 
 @final
@@ -40,9 +40,9 @@ class NetworkDenoiser:
     def __call__(
         self, noisy: Float[Tensor, " N *D"], timestep: Tensor, condition: Condition
     ) -> Float[Tensor, " N *D"]:
-        """The network's prediction; latents and condition take the type of its weights."""
+        """The network's prediction; latents and embeddings take the type of its weights."""
         dtype = next(self.network.parameters()).dtype
-        condition = {name: value.to(dtype) for name, value in condition.items()}
+        condition = {n: v if n == _tokens.TOKENS else v.to(dtype) for n, v in condition.items()}
         context = nullcontext() if self.autocast is None else torch.autocast(noisy.device.type, self.autocast)
         with context:
             return self.predict(self.network, noisy.to(dtype), timestep, condition)
@@ -74,6 +74,7 @@ class PipelineFamily:
         drawing: What the pipeline's call is told to draw one image of a given size, beside what all are told.
         unguided: Guidance scale at which the pipeline samples without guidance.
         noise_span: As in DiffusionFamily.
+        tokens: Pipeline and prompts give the tokens of each prompt; None where no text encoder can train.
     """
 
     name: str
@@ -91,6 +92,7 @@ class PipelineFamily:
     drawing: Mapping[str, Any] = field(default_factory=dict)
     unguided: float = 1.0
     noise_span: float = 1.0
+    tokens: Callable[[Any, Sequence[str]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for part in self.pipeline.components.values():
@@ -101,6 +103,19 @@ class PipelineFamily:
     def network(self) -> Any:
         """The denoising network."""
         return getattr(self.pipeline, self.network_part)
+
+    def train_text_encoder(self, *, where: str) -> None:
+        """Make the text encoder a part of the network; a condition then holds the tokens of its prompt."""
+        tokens = self.tokens
+        if tokens is None:
+            raise ConfigError(
+                f"{where}: not for a model of the family {self.name}, only for SD 1.x and 2.x, which have "
+                "one text encoder. Remove it."
+            )
+        _tokens.adopt(self.network, self.pipeline.text_encoder)
+        self.lora_targets += _tokens.LORA_TARGETS
+        self.predict = _tokens.reading_tokens(self.predict)
+        self.text_condition = lambda pipeline, prompts: {_tokens.TOKENS: tokens(pipeline, prompts)}
 
     def to(self, device: torch.device) -> None:
         """Move network and encoders, those that are loaded."""
@@ -146,8 +161,11 @@ class PipelineFamily:
 
     def write_lora(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Write adapter weights in the form that `load_lora_weights` of the pipeline's class reads."""
+        own, text = _tokens.apart(layers)
         of_part = {
-            f"{self.network_part}_lora_layers": dict(layers),
-            f"{self.network_part}_lora_adapter_metadata": dict(metadata),
+            f"{part}_lora_{what}": dict(value)
+            for part, held in ((self.network_part, own), (_tokens.PART, text))
+            for what, value in (("layers", held), ("adapter_metadata", metadata))
+            if held
         }
         type(self.pipeline).save_lora_weights(str(folder), safe_serialization=True, **of_part)

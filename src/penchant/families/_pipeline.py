@@ -22,13 +22,13 @@ from penchant.families import _folder
 logger = logging.getLogger(__name__)
 
 
-class Part(enum.Enum):
+class Part(enum.Flag):
     """Networks of a pipeline that are needed at the same time."""
 
-    TEXT_ENCODERS = "text encoders"
-    AUTOENCODER = "autoencoder"
-    DENOISER = "denoiser"
-    NOTHING = "nothing"
+    NOTHING = 0
+    TEXT_ENCODERS = enum.auto()
+    AUTOENCODER = enum.auto()
+    DENOISER = enum.auto()
 
 
 @final
@@ -45,7 +45,7 @@ _wanted: ContextVar[_Wanted] = ContextVar("wanted", default=_EVERYTHING)
 
 @contextmanager
 def only(part: Part | None, *, denoiser: torch.dtype | None = None) -> Iterator[None]:
-    """Inside, `load` reads the weights of one part; other networks have a configuration but no memory.
+    """Inside, `load` reads the weights of some parts; other networks have a configuration but no memory.
 
     Args:
         part: What is loaded; None is everything.
@@ -74,7 +74,9 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
     networks = _networks(folder)
     denoisers = [name for name in networks if _part_of(name) is Part.DENOISER]
     dtypes = {"default": dtype, **dict.fromkeys(denoisers, wanted.denoiser or dtype)}
-    unwanted = {n: kind for n, kind in networks.items() if wanted.part not in (None, _part_of(n))}
+    unwanted = {
+        n: kind for n, kind in networks.items() if wanted.part is not None and _part_of(n) not in wanted.part
+    }
     try:
         pipeline = kind.from_pretrained(
             str(folder),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 from diffusers import StableDiffusionPipeline
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.families import _pipeline
@@ -39,6 +39,7 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         sample_shape=(config.in_channels, config.sample_size, config.sample_size),
         predict=predicted,
         text_condition=text_condition,
+        tokens=tokens,
     )
 
 
@@ -59,6 +60,10 @@ def predicted(
 
 def text_condition(pipeline: Any, prompts: Sequence[str]) -> Condition:
     """Last hidden states of the text encoder, `prompt`: [N, L, C]."""
-    encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
-    ids = _pipeline.tokens(tokenizer, prompts, limit=tokenizer.model_max_length)
-    return {"prompt": encoder(ids.to(encoder.device))[0]}
+    encoder = pipeline.text_encoder
+    return {"prompt": encoder(tokens(pipeline, prompts).to(encoder.device))[0]}
+
+
+def tokens(pipeline: Any, prompts: Sequence[str]) -> Int[Tensor, "N L"]:
+    """What the text encoder reads."""
+    return _pipeline.tokens(pipeline.tokenizer, prompts, limit=pipeline.tokenizer.model_max_length)

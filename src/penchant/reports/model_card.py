@@ -57,7 +57,7 @@ def model_card(folder: RunFolder, exported: Exported) -> str:
         what=_what(contents, exported),
         outcome=None if results is None else outcome(results),
         usage=Markup(usage(contents, exported)),
-        advice=_advice(exported),
+        advice=_advice(exported, adapts_text=_adapts_text(contents.run)),
         settings=list(_settings(contents.run, manifest, exported)),
         results=results,
         effect=None if results is None else effect_text(results.effect_size),
@@ -152,15 +152,15 @@ def _what(contents: RunContents, exported: Exported) -> str:
     return f"{kind.format(base)} by {contents.run['method']} towards what the preferences in {data} prefer."
 
 
-def _advice(exported: Exported) -> str:
+def _advice(exported: Exported, *, adapts_text: bool) -> str:
     match exported.form:
         case Form.DIFFUSERS:
             return "The scale alpha / rank is part of the weights, so every reader applies the same update."
         case Form.PEFT:
             return "The update is folded into the network there; leave merge_and_unload out to switch it."
         case Form.KOHYA:
-            file = exported.weights
-            return f"In ComfyUI, put {file} into models/loras and load it with the node LoraLoaderModelOnly."
+            node = "LoraLoader" if adapts_text else "LoraLoaderModelOnly"
+            return f"In ComfyUI, put {exported.weights} into models/loras and load it with the node {node}."
         case Form.PIPELINE:
             return "It is a plain pipeline: no adapter is left in it."
 
@@ -181,12 +181,17 @@ def _settings(
         yield factor, _slot(method[factor])
     for term in method["terms"]:
         yield "term", _slot(term)
-    yield "trained", f"{_trained(training)} of the {exported.part}"
+    text = " and the text encoder, where they have such layers" if _adapts_text(run) else ""
+    yield "trained", f"{_trained(training)} of the {exported.part}{text}"
     yield "steps", f"{exported.step:,}"
     for name in ("batch_size", "learning_rate", "warmup_steps", "schedule", "optimizer", "precision", "ema"):
         if training[name] is not None:
             yield name.replace("_", " "), str(training[name])
     yield "seed", str(run["seed"])
+
+
+def _adapts_text(run: Mapping[str, Any]) -> bool:
+    return run["training"]["lora"].get("text_encoder", False)  # older runs have no such option
 
 
 def _trained(training: Mapping[str, Any]) -> str:

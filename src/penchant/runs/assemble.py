@@ -199,6 +199,11 @@ def _refuse_with_shards(run: RunFile, accelerator: Accelerator, where: str) -> N
     if not accelerator.is_fsdp2:
         return
     reference = run.training.reference
+    if run.training.lora.text_encoder:
+        raise ConfigError(
+            f"{where}: training.lora.text_encoder: does not work with shards (FSDP2). Remove it, or take "
+            "whole copies (`torchrun`)."
+        )
     if run.training.quantized is not None:
         raise ConfigError(
             f"{where}: training.quantized: integer weights cannot be cut into shards (FSDP2). Remove it, or "

@@ -48,10 +48,10 @@ def encoding_rows(
         "VAE": model_hash(folder, ("vae",)),
         "sizes": " ".join(f"{width}x{height}" for height, width in sizes),
     }
-    return (
-        _cache(place / "prompts", text, accelerator, dtype=torch.bfloat16, where=option),
-        _cache(place / "images", images, accelerator, dtype=torch.float16, where=option),
-    )
+    kept = _cache(place / "images", images, accelerator, dtype=torch.float16, where=option)
+    if run.training.lora.text_encoder:  # what is encoded before are tokens, which cost nothing
+        return InMemory(), kept
+    return _cache(place / "prompts", text, accelerator, dtype=torch.bfloat16, where=option), kept
 
 
 def with_cached_reference(
@@ -129,6 +129,7 @@ def _error_rows(
         "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
         "precision": run.training.precision,
         "mode": run.training.mode,
+        "text encoder trains": str(run.training.lora.text_encoder),
         "quantized": str(run.training.quantized),
     }
     return _cache(

@@ -30,13 +30,19 @@ def load_family(
 ) -> DiffusionFamily:
     """The model of a run, or one part of it, with the noise that the run file asks for.
 
+    A text encoder that trains belongs to the denoiser; its part then gives tokens, and needs no weights.
+
     Raises:
         ConfigError: An option does not fit the model, or its package is missing.
         ModelError: It cannot be loaded.
     """
     training = run.training
     frozen = PRECISIONS[training.precision] if training.mode == "lora" else None
-    family = families.load_folder(folder, where=f"{where}: model", part=part, denoiser=frozen)
+    trains_text = training.lora.text_encoder
+    wanted = _with_text_encoder(part) if trains_text else part
+    family = families.load_folder(folder, where=f"{where}: model", part=wanted, denoiser=frozen)
+    if trains_text:
+        family.train_text_encoder(where=f"{where}: training.lora.text_encoder")
     if part in (families.Part.DENOISER, families.Part.NOTHING):
         family.release_encoders()
     if training.quantized is not None and part in (None, families.Part.DENOISER):
@@ -46,6 +52,12 @@ def load_family(
     if training.gradient_checkpointing:
         family.network.enable_gradient_checkpointing()
     return family
+
+
+def _with_text_encoder(part: families.Part | None) -> families.Part | None:
+    if part is families.Part.DENOISER:
+        return part | families.Part.TEXT_ENCODERS
+    return families.Part.NOTHING if part is families.Part.TEXT_ENCODERS else part
 
 
 def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.Module:

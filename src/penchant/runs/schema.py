@@ -197,6 +197,11 @@ class Lora(Section):
         default=None,
         description="Ends of the names of the layers that get an update; null is the model family's list.",
     )
+    text_encoder: bool = Field(
+        default=False,
+        description="The text encoder gets updates as well, and runs at each step; `targets` are then looked "
+        "for in it too. Only for SD 1.x and 2.x.",
+    )
     start_from: str | None = Field(
         default=None,
         description="Adapter folder to continue from; the reference is then the model with this adapter.",
@@ -204,7 +209,7 @@ class Lora(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        for name in ("rank", "alpha", "targets") if self.start_from is not None else ():
+        for name in ("rank", "alpha", "targets", "text_encoder") if self.start_from is not None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is that of the adapter in start_from. Remove {name}.")
         return self

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any, Final, Self, final
 
 import torch
-from diffusers.utils import convert_unet_state_dict_to_peft
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from penchant import families
 from penchant.errors import ModelError, RunFolderError
 from penchant.runs.schema import Lora
 from penchant.training.adapters import POLICY
@@ -27,6 +32,7 @@ FILE: Final = "pytorch_lora_weights.safetensors"
 _DOWN: Final = ".lora_A.weight"
 _UP: Final = ".lora_B.weight"
 _METADATA: Final = "lora_adapter_metadata"
+_TEXT: Final = f"{families.TEXT_ENCODER}."
 
 
 @final
@@ -36,7 +42,8 @@ class StoredLora:
 
     Attributes:
         part: Name of the network in its pipeline: `unet` or `transformer`.
-        down: First factor of each layer by the layer's name: [R, I], or [R, I, window] of a convolution.
+        down: First factor of each layer by the layer's name in the network, or in the pipeline if it is one
+            of the text encoder: [R, I], or [R, I, window] of a convolution.
         up: Second factor: [O, R], or [O, R, 1, 1].
         config: Rank, alpha and targets, as peft names them.
     """
@@ -59,7 +66,7 @@ class StoredLora:
         with safe_open(path, framework="pt") as file:
             tensors = {name.removeprefix(f"{part}."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             notes = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-        options = {name.removeprefix(f"{part}."): value for name, value in notes.items()}
+        options = {name.partition(".")[2]: value for name, value in notes.items()}  # alike for both parts
         return cls._of(tensors, LoraConfig(**options) if options else None, part=part, where=path)
 
     @classmethod
@@ -71,7 +78,9 @@ class StoredLora:
             options: The run's own.
             part: Name of the network in its pipeline.
         """
-        tensors = {name.replace(f".{POLICY}.", "."): value for name, value in load_file(weights).items()}
+        stored = {name.replace(f".{POLICY}.", "."): value for name, value in load_file(weights).items()}
+        own, text = families.apart(stored)
+        tensors = own | {_TEXT + name: value for name, value in text.items()}
         if options.start_from is not None:
             config = cls.read(Path(options.start_from), part=part).config
         else:
@@ -93,7 +102,7 @@ class StoredLora:
             ranks = {name: len(value) for name, value in down.items()}
             config = LoraConfig(r=1, lora_alpha=1, rank_pattern=ranks, alpha_pattern=dict(ranks))
         if not config.target_modules:
-            config = replace(config, target_modules=sorted(down))
+            config = replace(config, target_modules=sorted(name.removeprefix(_TEXT) for name in down))
         return cls(part=part, down=down, up=up, config=config)
 
     def scale(self, layer: str) -> float:
@@ -101,6 +110,19 @@ class StoredLora:
         alphas, rank = self.config.alpha_pattern or {}, len(self.down[layer])
         alpha = alphas.get(get_pattern_key(list(alphas), layer), self.config.lora_alpha)
         return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
+
+    @property
+    def of_text_encoder(self) -> set[str]:
+        """Names of the layers of the text encoder."""
+        return {layer for layer in self.down if layer.startswith(_TEXT)}
+
+    def add_to_text_encoder(self, encoder: nn.Module) -> None:
+        """Add the products of the factors to the weights of the text encoder's layers."""
+        names = {name.removeprefix("text_model."): layer for name, layer in encoder.named_modules()}
+        for layer in self.of_text_encoder:
+            weight = names[layer.removeprefix(f"{_TEXT}text_model.")].weight
+            product = self.scale(layer) * self.up[layer].float() @ self.down[layer].float()
+            weight.data = (weight.data.float() + product).to(weight.dtype)
 
     def write_diffusers(self, folder: Path) -> Path:
         """Write it for `load_lora_weights`, the scale multiplied into the second factor.
@@ -110,9 +132,9 @@ class StoredLora:
         """
         tensors = {}
         for layer in self.down:
-            scale = self.scale(layer)
-            tensors[f"{self.part}.{layer}{_DOWN}"] = self.down[layer]
-            tensors[f"{self.part}.{layer}{_UP}"] = self.up[layer] if scale == 1 else self.up[layer] * scale
+            scale, name = self.scale(layer), layer if layer.startswith(_TEXT) else f"{self.part}.{layer}"
+            tensors[f"{name}{_DOWN}"] = self.down[layer]
+            tensors[f"{name}{_UP}"] = self.up[layer] if scale == 1 else self.up[layer] * scale
         return _save(tensors, folder / FILE)
 
     def write_peft(self, folder: Path, *, base: str | None) -> Path:
@@ -121,7 +143,15 @@ class StoredLora:
         Args:
             folder: Gets `adapter_config.json` and `adapter_model.safetensors`.
             base: Name of the base model on the hub, if it has one.
+
+        Raises:
+            ModelError: It also adapts the text encoder.
         """
+        if self.of_text_encoder:
+            raise ModelError(
+                f"--form peft: holds the adapter of one network, and this LoRA adapts the {self.part} and "
+                "the text encoder. Take --form diffusers."
+            )
         config = replace(self.config, base_model_name_or_path=base, inference_mode=True)
         config.save_pretrained(str(folder))
         tensors = {f"base_model.model.{layer}{_DOWN}": value for layer, value in self.down.items()}
@@ -131,8 +161,8 @@ class StoredLora:
     def write_kohya(self, path: Path, *, pipeline: Any) -> Path:
         """Write it with kohya's key names, and read it back as diffusers does.
 
-        Of a UNet, names begin with `lora_unet_`; of a transformer with `lora_transformer_`, which ComfyUI and
-        diffusers read without joining layers.
+        Of a UNet, names begin with `lora_unet_`, of its text encoder with `lora_te_`; of a transformer with
+        `lora_transformer_`, which ComfyUI and diffusers read without joining layers.
 
         Args:
             path: File to write.
@@ -143,7 +173,8 @@ class StoredLora:
         """
         tensors = {}
         for layer, down in self.down.items():
-            name = f"lora_{self.part}_{layer.replace('.', '_')}"
+            part = "te" if layer.startswith(_TEXT) else self.part
+            name = f"lora_{part}_{layer.removeprefix(_TEXT).replace('.', '_')}"
             tensors[f"{name}.lora_down.weight"] = down
             tensors[f"{name}.lora_up.weight"] = self.up[layer]
             tensors[f"{name}.alpha"] = torch.tensor(self.scale(layer) * len(down))
@@ -163,7 +194,12 @@ def _layers_read_by(pipeline: Any, tensors: dict[str, Tensor], *, part: str) -> 
     except (ValueError, NotImplementedError, KeyError):
         return set()
     read = read[0] if isinstance(read, tuple) else read
-    names = convert_unet_state_dict_to_peft({name.removeprefix(f"{part}."): 0 for name in read})
+    own = convert_unet_state_dict_to_peft(
+        {name.removeprefix(f"{part}."): 0 for name in read if not name.startswith(_TEXT)}
+    )
+    text = {name.removeprefix(_TEXT): 0 for name in read if name.startswith(_TEXT)}
+    text = convert_state_dict_to_peft(convert_state_dict_to_diffusers(text)) if text else {}
+    names = [*own, *(_TEXT + name for name in text)]
     return {name.removesuffix(_DOWN) for name in names if name.endswith(_DOWN)}
 
 
