@@ -118,9 +118,9 @@ class StoredLora:
 
     def add_to_text_encoder(self, encoder: nn.Module) -> None:
         """Add the products of the factors to the weights of the text encoder's layers."""
-        names = {name.removeprefix("text_model."): layer for name, layer in encoder.named_modules()}
+        weights = {name.removeprefix("text_model."): value for name, value in encoder.named_parameters()}
         for layer in self.of_text_encoder:
-            weight = names[layer.removeprefix(f"{_TEXT}text_model.")].weight
+            weight = weights[f"{layer.removeprefix(f'{_TEXT}text_model.')}.weight"]
             product = self.scale(layer) * self.up[layer].float() @ self.down[layer].float()
             weight.data = (weight.data.float() + product).to(weight.dtype)
 
