@@ -37,6 +37,7 @@ ALL = {
 }
 RUNS = {
     "lora": ALL | {"terms": [{"kind": "winner-kept", "coefficient": 10}]},
+    "text": ALL | {"training.lora": {"rank": 2, "text_encoder": True}, "training.steps": 2},
     "full": ALL | {"training.mode": "full", "training.lora": small.REMOVED, "training.steps": 2},
     "stream": ALL
     | {
@@ -126,7 +127,7 @@ def ddp(launcher, raw_of, one, tmp_path_factory):
     for name, raw in stops.items():
         (place / f"{name}.yaml").write_text(json.dumps(raw), encoding="utf-8")
     stopping = [partial(small.line, "train", str(place / f"{name}.yaml")) for name in stops]
-    names = ("lora", "full", "kto", "stream")
+    names = ("lora", "text", "full", "kto", "stream")
     return launched(launcher, raw_of, one, place, names, *stopping, resumed=("lora", "stream"))
 
 
@@ -136,12 +137,16 @@ def fsdp(launcher, raw_of, one, tmp_path_factory):
     raw = raw_of("lora", place / "unused", **{"training.micro_batch_size": 2})
     probe = partial(sharded.probe, raw, str(place / "probe.safetensors"))
     changes = {"training.optimizer": "adafactor", "training.epsilon": small.REMOVED}
-    adafactor = raw_of("lora", place / "adafactor", **changes)
-    (place / "adafactor.yaml").write_text(json.dumps(adafactor), encoding="utf-8")
-    refused = partial(small.line, "train", str(place / "adafactor.yaml"))
+    wrong = {
+        "adafactor": raw_of("lora", place / "adafactor", **changes),
+        "text": raw_of("text", place / "text"),
+    }
+    for name, options in wrong.items():
+        (place / f"{name}.yaml").write_text(json.dumps(options), encoding="utf-8")
+    refused = [partial(small.line, "train", str(place / f"{name}.yaml")) for name in wrong]
     first = [small.shards_on_cpu]
     names = ("lora", "full", "stream")
-    return launched(launcher, raw_of, one, place, names, probe, refused, first=first, **SHARDS)
+    return launched(launcher, raw_of, one, place, names, probe, *refused, first=first, **SHARDS)
 
 
 @pytest.fixture
@@ -173,6 +178,7 @@ def assert_same_run(folder, other):
     ("two", "name"),
     [
         ("ddp", "lora"),
+        ("ddp", "text"),
         ("ddp", "full"),
         ("ddp", "kto"),
         ("ddp", "stream"),
@@ -231,8 +237,12 @@ def test_the_first_process_alone_speaks(two):
 
 
 def test_what_shards_cannot_do_is_refused(fsdp):
-    place = fsdp.place / "adafactor.yaml"
-    assert "".join(fsdp.said).count(f"{place}: training.optimizer: adafactor keeps moments of rows") == 1
+    said = "".join(fsdp.said)
+    for name, sentence in {
+        "adafactor": "training.optimizer: adafactor keeps moments of rows",
+        "text": "training.lora.text_encoder: does not work with shards (FSDP2)",
+    }.items():
+        assert said.count(f"{fsdp.place / name}.yaml: {sentence}") == 1
 
 
 def test_an_error_that_all_have_is_said_once(ddp):
