@@ -48,10 +48,13 @@ def encoding_rows(
         "VAE": model_hash(folder, ("vae",)),
         "sizes": " ".join(f"{width}x{height}" for height, width in sizes),
     }
-    kept = _cache(place / "images", images, accelerator, dtype=torch.float16, where=option)
-    if run.training.lora.text_encoder:  # what is encoded before are tokens, which cost nothing
-        return InMemory(), kept
-    return _cache(place / "prompts", text, accelerator, dtype=torch.bfloat16, where=option), kept
+    tokens = run.training.lora.text_encoder  # they cost nothing
+    return (
+        InMemory()
+        if tokens
+        else _cache(place / "prompts", text, accelerator, dtype=torch.bfloat16, where=option),
+        _cache(place / "images", images, accelerator, dtype=torch.float16, where=option),
+    )
 
 
 def with_cached_reference(
