@@ -14,7 +14,6 @@ import diffusers
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPTextModel
 
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
@@ -178,7 +177,8 @@ class _Trained:
 
     def _write_merged(self, lora: StoredLora, place: Path) -> None:
         """The base model's folder with the LoRA added to its weights, in their own type."""
-        network = self._base_part(self.part)
+        families.quiet()  # a LoRA of the text encoder alone has nothing for the network, as is to be
+        network = self._base_network()
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             lora.write_diffusers(Path(scratch))
             network.load_lora_adapter(scratch, prefix=self.part, weight_name=FILE)
@@ -192,30 +192,26 @@ class _Trained:
         network.unload_lora()
         self._write_pipeline(network, place)
         if lora.of_text_encoder:
-            encoder = self._base_part(families.TEXT_ENCODER)
-            lora.add_to_text_encoder(encoder)
-            encoder.save_pretrained(str(place / families.TEXT_ENCODER), safe_serialization=True)
+            lora.add_to_text_encoder(place / families.TEXT_ENCODER)
 
     def _write_full(self, place: Path) -> None:
         if self.checkpoint is None:
             shutil.copytree(self.folder.pipeline, place)
             return
-        network = self._base_part(self.part).float()
+        network = self._base_network().float()
         network.load_state_dict(load_file(self._stored()), strict=False)  # buffers do not train
         self._write_pipeline(network, place)
 
-    def _base_part(self, part: str) -> Any:
+    def _base_network(self) -> Any:
         if model_hash(self.base) != self.base_hash:
             raise ModelError(
                 f"{self.folder.run_file}: model: the content of {self.run.model} has changed since the "
                 "training. Put the old one back; the trained weights fit no other."
             )
-        folder = self.base / part
-        if part == families.TEXT_ENCODER:
-            kind: Any = CLIPTextModel
-        else:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            kind = getattr(diffusers, config["_class_name"])
+        folder = self.base / self.part
+        kind = getattr(
+            diffusers, json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        )
         return kind.from_pretrained(
             str(folder), dtype=_stored_type(folder), use_safetensors=True, local_files_only=True
         )

@@ -20,7 +20,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from penchant import families
 from penchant.errors import ModelError, RunFolderError
@@ -116,13 +116,17 @@ class StoredLora:
         """Names of the layers of the text encoder."""
         return {layer for layer in self.down if layer.startswith(_TEXT)}
 
-    def add_to_text_encoder(self, encoder: nn.Module) -> None:
-        """Add the products of the factors to the weights of the text encoder's layers."""
-        weights = {name.removeprefix("text_model."): value for name, value in encoder.named_parameters()}
-        for layer in self.of_text_encoder:
-            weight = weights[f"{layer.removeprefix(f'{_TEXT}text_model.')}.weight"]
-            product = self.scale(layer) * self.up[layer].float() @ self.down[layer].float()
-            weight.data = (weight.data.float() + product).to(weight.dtype)
+    def add_to_text_encoder(self, folder: Path) -> None:
+        """Add the products of the factors to the weights of a text encoder's folder, in their own type."""
+        layers = {f"{name.removeprefix(f'{_TEXT}text_model.')}.weight": name for name in self.of_text_encoder}
+        for path in folder.glob("*.safetensors"):
+            tensors = load_file(path)
+            for name in tensors:
+                layer = layers.get(name.removeprefix("text_model."))
+                if layer is not None:
+                    product = self.scale(layer) * self.up[layer].float() @ self.down[layer].float()
+                    tensors[name] = (tensors[name].float() + product).to(tensors[name].dtype)
+            _save(tensors, path)
 
     def write_diffusers(self, folder: Path) -> Path:
         """Write it for `load_lora_weights`, the scale multiplied into the second factor.
