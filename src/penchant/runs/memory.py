@@ -47,7 +47,7 @@ class Memory:
 def rehearsed(
     run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], *, where: str
 ) -> Memory | None:
-    """Two steps of one micro-batch, with tensors that take no memory.
+    """A step of one micro-batch, with tensors that take no memory.
 
     Args:
         run: The run file; its method trains on stored data.
@@ -90,13 +90,15 @@ def _rehearsed(
             live.count(_tensors(family.network))
             if not training.reference.offload:
                 live.count(_tensors(reference))
-            weights = kept = live.now
-            for _ in range(2):  # moments are there from the second step on
-                step(method, models, batch, Randomness(run=0)).loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, 1.0)
-                kept = live.now
-                optimizer.step()
-                optimizer.zero_grad()
+            weights = live.now
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()  # moments are there from now on, as they are from the second step of a run
+            optimizer.zero_grad()
+            step(method, models, batch, Randomness(run=0)).loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            kept = live.now
+            optimizer.step()
         del average
     small, few = _saved(run, family.network), _bytes_of_moments(run, trained)
     return Memory(weights=weights - small, optimizer=kept - weights + few, peak=live.peak - small + few)
