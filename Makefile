@@ -35,8 +35,9 @@ lint: $(STAMP)
 docs: $(STAMP) options  ## Build the documents into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## Measure speed and memory of training; writes runs/bench.json
+bench: $(STAMP)  ## Measure speed and memory of training, and the price of a sweep; writes runs/bench*.json
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/sweep.py
 
 options: $(STAMP)  ## Write docs/options.md anew
 	$(BIN)/python docs/generate_options.py

@@ -1,13 +1,13 @@
 """Settings that fit GPUs of 16, 24, 48 and 80 GB: estimates, for four models in their published shapes.
 
-One step of each model is rehearsed with tensors that have sizes and no content, so that no weights, no GPU
-and hardly any memory are needed. Peaks grow by the same amount with each further pair: one and two pairs
-are rehearsed.
+Steps of each model are rehearsed with tensors that have sizes and no content, so that no weights, no GPU and
+hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the peak.
 
     python benchmarks/presets.py
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,17 +135,40 @@ MODELS = {
 }
 
 
-def peaks(model: Published, training: dict[str, Any]) -> tuple[float, float]:
-    """GiB at the peak with one pair at once, and for each further pair."""
+@dataclass(frozen=True)
+class Peaks:
+    """GiB at the peak, by how many pairs are computed at once.
+
+    Attributes:
+        least: With one pair; the optimizer's step may take more than its activations do.
+        most: With `MOST` pairs.
+        further: What each further pair adds where activations make the peak.
+    """
+
+    least: float
+    most: float
+    further: float
+
+    def of(self, pairs: int) -> float:
+        """GiB at the peak with so many pairs at once."""
+        return max(self.least, self.most - (MOST - pairs) * self.further)
+
+    def fitting(self, gpu: int) -> int:
+        """How many pairs, up to `MOST`, a GPU of so many GB takes at once."""
+        return max((pairs for pairs in range(1, MOST + 1) if self.of(pairs) <= USABLE * gpu), default=0)
+
+
+def peaks(model: Published, training: dict[str, Any]) -> Peaks:
+    """Peaks of a model under settings; of one that fits no GPU, only the least."""
     with tempfile.TemporaryDirectory() as place:
         folder = model.build(Path(place) / "model")
         path = folder / model.part / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(config | model.config), encoding="utf-8")
         told: dict[str, Tensor] = {name: torch.empty(1, *shape) for name, shape in model.told.items()}
-        found = []
-        for pairs in (1, 2):
-            options = {"steps": 1, "batch_size": 2, "micro_batch_size": pairs, "precision": "bfloat16"}
+
+        def peak(pairs: int) -> float:
+            options = {"steps": 1, "batch_size": 2 * MOST, "micro_batch_size": pairs, "precision": "bfloat16"}
             raw = {
                 "model": str(folder),
                 "data": {"path": "pairs"},  # at the size of the configuration
@@ -155,17 +178,22 @@ def peaks(model: Published, training: dict[str, Any]) -> tuple[float, float]:
             }
             run = check(raw, where="preset")
             memory = rehearsed(run, method_of(run, where="preset"), folder, told, where="preset")
-            found.append(memory.peak / 2**30)
-    return found[0], found[1] - found[0]
+            assert memory is not None, "of these models the sizes do not depend on the prompts"
+            return memory.peak / 2**30
+
+        least = peak(1)
+        if least > USABLE * max(GPUS):
+            return Peaks(least, math.inf, 0.0)
+        most = peak(MOST)
+        return Peaks(least, most, (peak(2 * MOST) - most) / MOST)
 
 
-def chosen(ladder: list[tuple[str, float, float]], gpu: int) -> str:
+def chosen(ladder: list[tuple[str, Peaks]], gpu: int) -> str:
     """The first settings, from comfortable to thrifty, with which two pairs fit, or else one."""
     for wanted in (2, 1):
-        for words, first, further in ladder:
-            if first + (wanted - 1) * further <= USABLE * gpu:
-                pairs = min(MOST, 1 + int((USABLE * gpu - first) / further))
-                return f"{words}, {pairs} at once: {first + (pairs - 1) * further:.1f} GiB"
+        for words, found in ladder:
+            if (pairs := found.fitting(gpu)) >= wanted:
+                return f"{words}, {pairs} at once: {found.of(pairs):.1f} GiB"
     return "does not fit"
 
 
@@ -186,7 +214,7 @@ def main() -> None:
     print(f"|---|---|{'---|' * len(GPUS)}")
     for name, model in MODELS.items():
         for mode, settings in (("lora", LORA_LADDER), ("full", FULL_LADDER)):
-            ladder = [(words_of(s), *peaks(model, {"mode": mode, **s})) for s in settings]
+            ladder = [(words_of(s), peaks(model, {"mode": mode, **s})) for s in settings]
             row = " | ".join(chosen(ladder, gpu) for gpu in GPUS)
             print(f"| {name}, {model.size} px | `{mode}` | {row} |", flush=True)
 

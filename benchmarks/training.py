@@ -21,6 +21,7 @@ ERRORS = {"training.reference.kind": "cached", "training.reference.draws": 1}
 BFLOAT16 = {"training.precision": "bfloat16"}
 FULL = {"training.mode": "full"}
 PIECES = {"training.micro_batch_size": 4}
+FEWER_BITS = {"training.optimizer": "adamw-8bit"}
 
 WAYS: dict[str, dict[str, Any]] = {
     "LoRA, plain": PLAIN,
@@ -36,6 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "full, kept, cached errors": ERRORS | FULL,
     "full, kept, cached errors, bfloat16": ERRORS | BFLOAT16 | FULL,
     "full, kept, cached errors, bfloat16, 4 pairs at once": ERRORS | BFLOAT16 | FULL | PIECES,
+    "full, kept, cached errors, 8-bit AdamW": ERRORS | FULL | FEWER_BITS,
+    "full, kept, cached errors, bfloat16, 8-bit AdamW": ERRORS | BFLOAT16 | FULL | FEWER_BITS,
 }
 
 BATCH = 16
@@ -133,16 +136,6 @@ def main() -> None:
             f"| {numbers['above_libraries_mib']:.0f} MiB "
             f"| {numbers['set_up_s']:.0f} s |"
         )
-    _print_sweep(found)
-
-
-def _print_sweep(found: dict[str, dict[str, float]], *, runs: int = 8, steps: int = 280) -> None:
-    """Price of a sweep that shares encodings and reference errors, in runs of the plain way."""
-    plain, shared = found["LoRA, plain"], found["LoRA, kept, cached errors, bfloat16"]
-    one = plain["set_up_s"] + steps * plain["step_s"]
-    together = shared["set_up_s"] + runs * steps * shared["step_s"]
-    share = together / one
-    print(f"\n{runs} runs of {steps} steps with shared caches cost as much as {share:.2f} plain ones.")
 
 
 if __name__ == "__main__":

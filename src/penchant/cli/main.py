@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from penchant import __version__
-from penchant.cli import demo, evaluate, explain, export, methods, push, report, sample, train
+from penchant.cli import demo, evaluate, explain, export, methods, push, report, sample, sweep, train
 from penchant.errors import PenchantError
 
 INTERRUPTED: Final = 130
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)

@@ -3,10 +3,11 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -39,21 +40,23 @@ from penchant.runs.terminal import phase
 
 STYLE = "style"
 
+Images: TypeAlias = Float[Tensor, "N 3 H W"]
 
-def evaluate(folder: RunFolder, *, console: Console) -> Results:
+
+def evaluate(folder: RunFolder, *, console: Console, base: Images | None = None) -> Results:
     """Sample both models, score them, write samples/ and results.json.
 
     Args:
         folder: A run folder that `train` has completed.
         console: Where progress is shown.
+        base: What `base_images` has drawn for a run of the same base model, evaluation and seed.
     """
     run = load(folder.run_file)
     where = str(folder.run_file)
     suite = suite_of(run, where=where)
-    requests = requests_for(suite.prompts, seeds_per_prompt=run.evaluation.seeds_per_prompt, seed=run.seed)
-    further = _second_seeds(run, suite)
+    requests, further = _requests(run, suite)
     started = time.perf_counter()
-    base, tuned = sampled(folder, run, [*requests, *further], console)
+    base, tuned = sampled(folder, run, [*requests, *further], console, base=base)
     shutil.rmtree(folder.samples, ignore_errors=True)  # those of an earlier evaluation
     write_pairs(folder.samples, [*requests, *further], base, tuned)
     sampled_at = time.perf_counter()
@@ -75,6 +78,15 @@ def evaluate(folder: RunFolder, *, console: Console) -> Results:
     results = replace(results, timings=timings, peak_memory=peak)
     write_results(results, folder.results)
     return results
+
+
+def base_images(folder: RunFolder, *, console: Console) -> Images:
+    """Images of the base model as `evaluate` draws them, for runs that differ in training alone."""
+    run = load(folder.run_file)
+    requests, further = _requests(run, suite_of(run, where=str(folder.run_file)))
+    base, _ = models(folder, run)
+    (images,) = _drawn(folder, run, {"base": base}, [*requests, *further], console)
+    return images
 
 
 def sample(
@@ -137,14 +149,29 @@ def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, fa
 
 
 def sampled(
-    folder: RunFolder, run: RunFile, requests: list[Request], console: Console
-) -> tuple[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]]:
-    """Images of the base and the tuned model; of models that refine, begun by the same first model."""
-    e = run.evaluation
-    base, tuned = models(folder, run)
+    folder: RunFolder, run: RunFile, requests: list[Request], console: Console, *, base: Images | None = None
+) -> tuple[Images, Images]:
+    """Images of the base model, unless they are there already, and of the tuned one."""
+    first, second = models(folder, run)
+    if base is None:
+        base, tuned = _drawn(folder, run, {"base": first, "tuned": second}, requests, console)
+    else:
+        (tuned,) = _drawn(folder, run, {"tuned": second}, requests, console)
+    return base, tuned
+
+
+def _drawn(
+    folder: RunFolder,
+    run: RunFile,
+    by_name: Mapping[str, families.PipelineFamily],
+    requests: list[Request],
+    console: Console,
+) -> list[Images]:
+    """Images of each model; of models that refine, begun by the same first model."""
+    e, drawing = run.evaluation, list(by_name.values())
     try:
         sampler = sampler_of(
-            base,
+            drawing[0],
             num_steps=e.num_steps,
             guidance=e.guidance,
             eta=e.eta,
@@ -154,11 +181,17 @@ def sampled(
     except ConfigError as error:
         raise ConfigError(f"{folder.run_file}: evaluation.{error}") from None
     images = []
-    drawing = pipelines(run, [base, tuned], where=str(folder.run_file))
-    for name, pipeline in zip(("base", "tuned"), drawing, strict=True):
+    for name, pipeline in zip(by_name, pipelines(run, drawing, where=str(folder.run_file)), strict=True):
         with phase(console, f"sampling the {name} model", len(requests)) as progress:
             images.append(draw(pipeline, requests, sampler, progress=progress))
-    return images[0], images[1]
+    return images
+
+
+def _requests(run: RunFile, suite: PromptSuite) -> tuple[list[Request], list[Request]]:
+    """What is judged, and second seeds that only the diversity between seeds reads."""
+    seeds = run.evaluation.seeds_per_prompt
+    judged = requests_for(suite.prompts, seeds_per_prompt=seeds, seed=run.seed)
+    return judged, _second_seeds(run, suite)
 
 
 def _second_seeds(run: RunFile, suite: PromptSuite) -> list[Request]:

@@ -17,6 +17,7 @@ from penchant.runs.schema import RunFile
 from penchant.runs.sentences import at, problem, refused, shown
 
 SET: Final = "--set"
+OVER: Final = "--over"
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -38,6 +39,25 @@ def load_build(path: Path, assignments: Sequence[str] = ()) -> BuildFile:
     """The same for a build file; its rewards are checked when they are made."""
     raw = read(path, assignments, BuildFile)
     return validated(BuildFile, raw, where=str(path), assigned=_keys(assignments))
+
+
+def alternatives(assignment: str) -> tuple[str, list[Any]]:
+    """Option and values of `objective.beta=[10, 100]`.
+
+    Raises:
+        ConfigError: It is no option with a list of values that differ.
+    """
+    key, equals, text = assignment.partition("=")
+    key, where = key.strip(), f"{OVER} {' '.join(assignment.split())}"
+    values = OmegaConf.to_container(_parsed(f"value: {text}", where=where)) if equals and key else None
+    values = values["value"] if isinstance(values, dict) and list(values) == ["value"] else None
+    if not isinstance(values, list) or not values:
+        raise ConfigError(
+            f"{where}: is not an option and its values. Write it as {OVER} objective.beta='[10, 100]'."
+        )
+    if any(value in values[:number] for number, value in enumerate(values)):
+        raise ConfigError(f"{where}: a value is there twice. Name each once.")
+    return key, values
 
 
 def read(path: Path, assignments: Sequence[str], schema: type[BaseModel]) -> Any:
