@@ -48,7 +48,7 @@ PLAIN: dict[str, Any] = {
 
 
 def shared(plain: dict[str, Any]) -> dict[str, Any]:
-    """The same run with what a sweep keeps: encoded images and prompts, four reference errors of each pair."""
+    """The run with what a sweep keeps: encoded images and prompts, four reference errors of each pair."""
     return {
         **plain,
         "data": {"path": plain["data"]["path"]},

@@ -1,6 +1,7 @@
 """Base against tuned model from a run folder: what is drawn, measured, written and refused."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -27,7 +28,9 @@ from penchant.runs.evaluate import (
     suite_of,
     trained_on,
 )
+from penchant.runs.folder import RunFolder
 from penchant.runs.load import check, load
+from penchant.runs.resume import changes
 
 EVALUATION = {
     "metric": "colourfulness",
@@ -75,6 +78,41 @@ def test_the_pictures_on_disk_are_those_of_the_pipelines(trained, results):
         for number, image in enumerate(draw(model.pipeline, requests, sampler)):
             with Image.open(trained.samples / side / f"{number:05d}.png") as stored:
                 assert stored.tobytes() == to_picture(image).tobytes()
+
+
+def test_options_of_evaluation_can_be_set_afterwards_and_are_kept(trained, results, tmp_path):
+    folder = RunFolder(shutil.copytree(trained.path, tmp_path / "copy"))
+    found = evaluate(
+        folder, console=QUIET, assignments=["evaluation.num_prompts=1", "evaluation.num_steps=1"]
+    )
+    assert (found.win_rate.n, found.evaluation.num_steps) == (1, 1)
+    run = load(folder.run_file)
+    assert (run.evaluation.num_prompts, run.evaluation.num_steps) == (1, 1)
+    assert changes(load(trained.run_file), run) == [
+        "evaluation.num_prompts: 3 -> 1",
+        "evaluation.num_steps: 2 -> 1",
+    ]
+    place = sample(
+        folder, prompts=["x"], num=1, out=None, console=QUIET, assignments=["evaluation.precision=bfloat16"]
+    )
+    assert (place / "tuned/00000.png").is_file()
+    assert load(folder.run_file) == run
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("training.steps=5", "--set training.steps: belongs to the training, which is over; only options of"),
+        ("evaluation.metric=colourfullness", "Did you mean 'colourfulness'?"),
+        ("evaluation.num_prompts=0", "--set: evaluation.num_prompts: must be >= 1, got 0."),
+    ],
+)
+def test_options_that_cannot_be_set_afterwards_are_refused(trained, results, assignment, sentence):
+    before = trained.run_file.read_text(), trained.results.read_text()
+    with pytest.raises(ConfigError) as caught:
+        evaluate(trained, console=QUIET, assignments=[assignment])
+    assert sentence in str(caught.value)
+    assert (trained.run_file.read_text(), trained.results.read_text()) == before
 
 
 def test_results_are_written_as_returned(trained, results):

@@ -1,9 +1,9 @@
 """`penchant evaluate`: base against trained model, on the same prompts and seeds."""
 
-from penchant.cli.options import RunFolderPath
+from penchant.cli.options import EvaluationAssignments, RunFolderPath
 
 
-def evaluate(run_folder: RunFolderPath) -> None:
+def evaluate(run_folder: RunFolderPath, assignments: EvaluationAssignments = None) -> None:
     """Sample base and trained model, score both, write results.json."""
     from penchant.runs.folder import RunFolder
 
@@ -15,6 +15,6 @@ def evaluate(run_folder: RunFolderPath) -> None:
     from penchant.reports.summary import outcome
     from penchant.runs.evaluate import evaluate as run_evaluation
 
-    found = outcome(run_evaluation(folder, console=Console()))
+    found = outcome(run_evaluation(folder, console=Console(), assignments=assignments or ()))
     print(found["numbers"])
     print(found["verdict"])

@@ -21,6 +21,14 @@ Assignments = Annotated[
         help="Set an option on top of the run file, as --set training.steps=100; may be repeated.",
     ),
 ]
+EvaluationAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Set an option of evaluation, as --set evaluation.split=test; may be repeated.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the output folder.")]
 ExportForm = Annotated[
     Form,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from penchant.cli.options import RunFolderPath
+from penchant.cli.options import EvaluationAssignments, RunFolderPath
 
 
 def sample(
@@ -13,6 +13,7 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Prompt; may be repeated.")] = None,
     num: Annotated[int, typer.Option("--num", min=1, help="Images per prompt.")] = 4,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the images.")] = None,
+    assignments: EvaluationAssignments = None,
 ) -> None:
     """Draw prompts with the base and the tuned model on equal seeds; without a prompt, the held-out ones."""
     from penchant.runs.folder import RunFolder
@@ -23,4 +24,12 @@ def sample(
 
     from penchant.runs.evaluate import sample as run_sampling  # late: torch is not loaded for a wrong path
 
-    print(run_sampling(folder, prompts=prompt or [], num=num, out=out, console=Console()))
+    place = run_sampling(
+        folder,
+        prompts=prompt or [],
+        num=num,
+        out=out,
+        console=Console(),
+        assignments=assignments or (),
+    )
+    print(place)

@@ -31,8 +31,8 @@ from penchant.rewards.combined import Combined
 from penchant.rewards.style import Style
 from penchant.runs.data import SHIPPED_DATA, examples_of, prompts_of
 from penchant.runs.first_model import pipelines
-from penchant.runs.folder import RunFolder
-from penchant.runs.load import load
+from penchant.runs.folder import RunFolder, write_text_atomically
+from penchant.runs.load import SET, dump, load
 from penchant.runs.manifest import peak_memory
 from penchant.runs.rewards import reward_of, rewards_of
 from penchant.runs.schema import HELD_OUT, RunFile
@@ -43,16 +43,23 @@ STYLE = "style"
 Images: TypeAlias = Float[Tensor, "N 3 H W"]
 
 
-def evaluate(folder: RunFolder, *, console: Console, base: Images | None = None) -> Results:
+def evaluate(
+    folder: RunFolder, *, console: Console, assignments: Sequence[str] = (), base: Images | None = None
+) -> Results:
     """Sample both models, score them, write samples/ and results.json.
 
     Args:
         folder: A run folder that `train` has completed.
         console: Where progress is shown.
+        assignments: Options of `evaluation` as `--set` takes them; they are kept in the folder's run file.
         base: What `base_images` has drawn for a run of the same base model, evaluation and seed.
+
+    Raises:
+        ConfigError: An option is wrong, or belongs to the training.
     """
-    run = load(folder.run_file)
+    run = _run_of(folder, assignments)
     where = str(folder.run_file)
+    require_possible(run, where=where)
     suite = suite_of(run, where=where)
     requests, further = _requests(run, suite)
     started = time.perf_counter()
@@ -76,6 +83,8 @@ def evaluate(folder: RunFolder, *, console: Console, base: Images | None = None)
     }
     peak = max(trained["peak_memory"], peak_memory())
     results = replace(results, timings=timings, peak_memory=peak)
+    if assignments:
+        write_text_atomically(folder.run_file, dump(run))
     write_results(results, folder.results)
     return results
 
@@ -90,7 +99,13 @@ def base_images(folder: RunFolder, *, console: Console) -> Images:
 
 
 def sample(
-    folder: RunFolder, *, prompts: Sequence[str], num: int, out: Path | None, console: Console
+    folder: RunFolder,
+    *,
+    prompts: Sequence[str],
+    num: int,
+    out: Path | None,
+    console: Console,
+    assignments: Sequence[str] = (),
 ) -> Path:
     """Draw prompts with the base and the tuned model on equal seeds.
 
@@ -100,14 +115,16 @@ def sample(
         num: Images per prompt and model.
         out: Folder of the images, `base/`, `tuned/` and `index.jsonl`; the run's `drawn/` if None.
         console: Where progress is shown.
+        assignments: Options of `evaluation` as `--set` takes them, for these images alone.
 
     Returns:
         The folder of the images.
 
     Raises:
         RunFolderError: The folder of the images is in use.
+        ConfigError: An option is wrong, or belongs to the training.
     """
-    run = load(folder.run_file)
+    run = _run_of(folder, assignments)
     place = folder.path / "drawn" if out is None else out
     if place.exists() and any(place.iterdir()):
         raise RunFolderError(f"{place}: exists and is not empty. Give another folder with --out.")
@@ -116,6 +133,17 @@ def sample(
     base, tuned = sampled(folder, run, requests, console)
     write_pairs(place, requests, base, tuned)
     return place
+
+
+def _run_of(folder: RunFolder, assignments: Sequence[str]) -> RunFile:
+    """The run file of a folder with options of its evaluation set on top."""
+    for key in (assignment.partition("=")[0].strip() for assignment in assignments):
+        if key.split(".")[0] != "evaluation":
+            raise ConfigError(
+                f"{SET} {key}: belongs to the training, which is over; only options of evaluation can be set "
+                "now. Train another run for it."
+            )
+    return load(folder.run_file, assignments)
 
 
 def suite_of(run: RunFile, *, where: str) -> PromptSuite:
@@ -300,8 +328,9 @@ def metric_of(run: RunFile, *, where: str) -> Reward:
     written = run.evaluation.metric
     if written is None and run.data.path not in SHIPPED_DATA:
         raise ConfigError(
-            f"{where}: evaluation.metric: name the reward that judges {run.data.path!r}; only the shipped "
-            f"data has a judge of its own. Rewards: {', '.join(rewards.catalog.names())}."
+            f"{where}: evaluation.metric: name the reward that judges {run.data.path!r}, here or with "
+            f"{SET} evaluation.metric=NAME; only the shipped data has a judge of its own. Rewards: "
+            f"{', '.join(rewards.catalog.names())}."
         )
     if written in (None, STYLE):
         metric: Reward = Style(style=run.evaluation.preferred_style)
