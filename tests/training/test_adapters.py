@@ -67,9 +67,14 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
             "diffusers writes it.",
         ),
         (
-            {"unet.x.lora_A.weight": (2, 2), "text_encoder.y.lora_A.weight": (2, 2)},
-            "also adapts other parts than the unet, for example 'text_encoder.y.lora_A.weight'; they would "
+            {"unet.x.lora_A.weight": (2, 2), "refiner.y.lora_A.weight": (2, 2)},
+            "also adapts other parts than the unet, for example 'refiner.y.lora_A.weight'; they would "
             "be lost. Give a LoRA of this model's unet alone.",
+        ),
+        (
+            {"text_encoder.y.lora_A.weight": (2, 2)},
+            "adapts a text encoder, for example 'text_encoder.y.lora_A.weight'; only a LoRA of the unet "
+            "alone can be continued. Give one, or begin anew with training.lora.text_encoder.",
         ),
         (
             {"unet.down_blocks.9.to_q.lora_A.weight": (2, 16)},

@@ -98,6 +98,12 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
     """
     where, kind = f"training.lora.start_from: {path}", type(network).__name__
     foreign = sorted(key for key in shapes if not key.startswith(f"{part}."))
+    text = next((key for key in foreign if key.startswith("text_encoder")), None)
+    if text is not None:
+        raise ModelError(
+            f"{where} adapts a text encoder, for example {text!r}; only a LoRA of the {part} alone can be "
+            "continued. Give one, or begin anew with training.lora.text_encoder."
+        )
     if len(foreign) == len(shapes):
         held = foreign[0] if foreign else "nothing"
         raise ModelError(
