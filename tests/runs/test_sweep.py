@@ -108,6 +108,7 @@ def test_reference_errors_are_shared(file_of):
         ("training.steps=[10, 20]", {}, "--over training.steps: must be the same for all candidates."),
         ("evaluation.guidance=[1, 2]", {}, "--over evaluation.guidance: must be the same for all"),
         ("data.path=['a/b', 'a b']", {}, "values look alike as names of folders"),
+        ("data.path=[a, b]", {}, "--over data.path: the held-out prompts would differ. Give"),
         (OVER, {"training.steps": 3}, "training.steps: must be >= 4 for 3 candidates, which are halved 2"),
         (
             OVER,
@@ -198,6 +199,12 @@ def test_a_folder_in_use_and_another_sweep_are_refused(done, file_of):
         swept(path, resume=True, over="training.learning_rate=[1e-5, 0.02, 0.1]")
     with pytest.raises(RunFolderError, match=r"sweep\.json: no sweep to go on with\. Leave --resume out"):
         swept(file_of(), resume=True)
+
+
+def test_several_processes_are_refused(file_of, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"a sweep runs in one process\. Call penchant sweep without a la"):
+        swept(file_of())
 
 
 def test_a_broken_file_is_named(done, tmp_path):

@@ -21,6 +21,10 @@ def sweep(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
 ) -> None:
     """Train with every choice of some options; at each stop the half that is judged weaker is given up."""
+    from penchant.runs.load import load
+
+    load(run_file, assignments or ())  # torch is not loaded for a wrong run file
+
     from penchant.runs.sweep import plan_of
     from penchant.runs.sweep import sweep as run_sweep
 

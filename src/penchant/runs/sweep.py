@@ -9,6 +9,7 @@ which depends on the options that are compared.
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -217,6 +218,10 @@ def plan_of(path: Path, over: Sequence[str], assignments: Sequence[str]) -> Plan
                 f"{path}: training.schedule: must be constant for a sweep, got {first.training.schedule}: a "
                 "falling learning rate depends on the last step. Use --set training.schedule=constant."
             )
+        if first.evaluation.prompts == HELD_OUT and first.data.path != run.data.path:
+            raise ConfigError(
+                f"{OVER} data.path: the held-out prompts would differ. Give evaluation.prompts a file."
+            )
     return plan
 
 
@@ -229,9 +234,13 @@ def sweep(plan: Plan, *, resume: bool, console: Console) -> Sweep:
         console: Where progress is shown.
 
     Raises:
+        ConfigError: It was started in several processes.
+        RunFolderError: The folder is in use, or holds another sweep.
         TrainingStopped: All candidates have stopped themselves.
         Interrupted: Ctrl-C or SIGTERM.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a sweep runs in one process. Call penchant sweep without a launcher.")
     if resume:
         known = Sweep.read(plan)
     else:
@@ -268,7 +277,8 @@ class _Judge:
         self._known: tuple[str, Images] | None = None
 
     def __call__(self, folder: RunFolder, run: RunFile) -> Results:
-        key = json.dumps([run.model, run.seed, run.data.size, run.evaluation.model_dump(mode="json")])
+        parts = (run.data.model_dump(mode="json"), run.evaluation.model_dump(mode="json"))
+        key = json.dumps([run.model, run.seed, *parts])
         if self._known is None or self._known[0] != key:
             self._known = (key, base_images(folder, console=self.console))
         return evaluate(folder, console=self.console, base=self._known[1])
