@@ -37,22 +37,25 @@ PLAIN: dict[str, Any] = {
     },
     "evaluation": {
         "split": "validation",
-        "num_prompts": 48,
+        "num_prompts": 32,
         "diversity_prompts": 0,
         "guidance": 1.5,
         "precision": "bfloat16",
-        "batch_size": 24,
+        "batch_size": 32,
     },
     "output": "plain",
 }
 
 
 def shared(plain: dict[str, Any]) -> dict[str, Any]:
-    """The run with what a sweep keeps: encoded images and prompts, four reference errors of each pair."""
+    """The run with what a sweep keeps: encoded images and prompts, four reference errors of each pair; and in
+    bfloat16.
+    """
     return {
         **plain,
         "data": {"path": plain["data"]["path"]},
-        "training": plain["training"] | {"reference": {"kind": "cached", "draws": 4}},
+        "training": plain["training"]
+        | {"reference": {"kind": "cached", "draws": 4}, "precision": "bfloat16"},
         "output": "sweep",
     }
 
