@@ -48,9 +48,7 @@ PLAIN: dict[str, Any] = {
 
 
 def shared(plain: dict[str, Any]) -> dict[str, Any]:
-    """The run with what a sweep keeps: encoded images and prompts, four reference errors of each pair; and in
-    bfloat16.
-    """
+    """The run in bfloat16, with what a sweep keeps: encodings, and four reference errors of each pair."""
     return {
         **plain,
         "data": {"path": plain["data"]["path"]},
