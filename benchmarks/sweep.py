@@ -38,6 +38,7 @@ PLAIN: dict[str, Any] = {
     "evaluation": {
         "split": "validation",
         "num_prompts": 32,
+        "num_steps": 10,
         "diversity_prompts": 0,
         "guidance": 1.5,
         "precision": "bfloat16",

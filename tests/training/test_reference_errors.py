@@ -22,7 +22,8 @@ def cached(options, draws=2, **changes):
 
 @pytest.mark.parametrize("changes", [{}, FULL], ids=["lora", "full"])
 def test_a_step_is_the_one_with_a_reference_network(options, changes):
-    parts = small.assembled(cached(options, **changes, **{"data.prompt_dropout": 0.5, "data.flip": True}))
+    random = {"data.prompt_dropout": 0.5, "data.flip": True, "training.steps": 8}
+    parts = small.assembled(cached(options, **changes, **random))
     assert parts.models.reference is None
     anchor = parts.family.denoiser(frozen_copy(parts.bare))
     with torch.no_grad():
@@ -65,7 +66,7 @@ def test_images_that_are_judged_twice_keep_their_sides(options, tmp_path):
 
 def test_a_run_trains_and_resumes_on_them_and_a_second_one_measures_nothing(options, tmp_path, caplog):
     folder = str(tmp_path / "errors")
-    changes = {"reference": {"folder": folder}, "training.steps": 4}
+    changes = {"reference": {"folder": folder}, "training.steps": 6}  # twice over 12 groups
     once, shown = small.train(cached(options, **changes), output=tmp_path / "once")
     assert "margin 0" in shown or "margin 1e-" in shown or "e-0" in shown
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "errors").rglob("*.safetensors")}
@@ -82,6 +83,21 @@ def test_a_run_trains_and_resumes_on_them_and_a_second_one_measures_nothing(opti
     assert train and all(now[path] == before[path] for path in before)
     assert {path for path in now if path.parent.name == "train"} == train
     assert any("error/winner_change" in row for row in small.metrics(other.path) if row["split"] == "heldout")
+
+
+def test_only_what_the_steps_see_is_measured(options, tmp_path):
+    parts = small.assembled(cached(options, draws=16, **{"training.steps": 5}))
+    source = parts.sources.train
+    seen = [(number, row) for number, rows in source.seen(5) for row in rows]
+    assert len(seen) == len(set(seen)) == 20
+    assert [number for number, _ in seen] == [0] * 12 + [1] * 8
+    assert set(source.examples.reference_errors.row_of) == set(seen)
+
+    straight, _ = small.train(cached(options, **{"training.steps": 4}), output=tmp_path / "straight")
+    small.train(cached(options, **{"training.steps": 2}), output=tmp_path / "longer")
+    small.train(cached(options, **{"training.steps": 4}), output=tmp_path / "longer", resume=True)
+    assert small.metrics(tmp_path / "longer") == small.metrics(straight.path)
+    small.assert_same_adapter(tmp_path / "longer", straight.path)
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,7 @@ def with_cached_reference(
     examples: EncodedExamples,
     *,
     name: str,
-    chosen: Sequence[int],
-    numbers: Sequence[int],
+    wanted: Sequence[tuple[int, Sequence[int]]],
     data_hash: str,
     model_folder: Path,
     accelerator: Accelerator,
@@ -80,8 +79,7 @@ def with_cached_reference(
         family: The model, its adapter at the starting point.
         examples: Encoded groups.
         name: `train` or `held-out`.
-        chosen: Which of the examples.
-        numbers: Numbers of the draws.
+        wanted: Number of a draw and the examples that are wanted at it, in the order in which they are seen.
         data_hash: Content hash of the data they come from.
         model_folder: Where the base model lies.
         accelerator: Processes and devices.
@@ -90,14 +88,13 @@ def with_cached_reference(
     """
     assert isinstance(method.ratio, Denoising), "the misfits are refused before"
     autocast = PRECISIONS[run.training.precision]
-    total = len(chosen) * len(numbers)
+    total = len({(number, row) for number, together in wanted for row in together})
     with phase(f"measuring the reference on {name} groups", total) as progress:
         return with_reference_errors(
             examples,
             method.ratio,
             family.denoiser(family.network, autocast=autocast),
-            chosen=chosen,
-            numbers=numbers,
+            wanted=wanted,
             prompt_dropout=run.data.prompt_dropout if name == "train" else 0.0,
             rows=_error_rows(run, method, name, data_hash, model_folder, accelerator, where),
             batch_size=run.training.micro_batch_size or run.training.batch_size,

@@ -111,6 +111,17 @@ class SourceMaker:
         law = law_of(self.family.process, run.noise)
         examples, heldout = encoded.train, encoded.heldout
         cached = t.reference.kind == "cached"
+        stored = partial(
+            StoredSource,
+            batch_size=t.batch_size,
+            micro_batch_size=self._micro_batch_size,
+            prompt_dropout=run.data.prompt_dropout,
+            seed=run.seed,
+            num_draws=t.reference.draws if cached else None,
+            process=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+        )
+        source = stored(examples)
         if cached:
             measured = partial(
                 with_cached_reference,
@@ -123,23 +134,14 @@ class SourceMaker:
                 where=self.where,
                 phase=self.phase,
             )
-            everything, numbers = range(len(examples.ids)), range(t.reference.draws)
-            examples = measured(examples, name="train", chosen=everything, numbers=numbers)
+            steps = max(t.steps, run.auto_beta.probe_steps) if run.wants_auto_beta else t.steps
+            source = stored(measured(examples, name="train", wanted=list(source.seen(steps))))
             if heldout is not None:
                 numbers = [draws.epoch for draws in heldout.draws]
-                again = measured(heldout.examples, name="held-out", chosen=heldout.rows, numbers=numbers)
+                wanted = [(number, heldout.rows) for number in numbers]
+                again = measured(heldout.examples, name="held-out", wanted=wanted)
                 draws = [repeated_draws(number) for number in numbers]
                 heldout = HeldOutGroups(examples=again, rows=heldout.rows, draws=draws)
-        source = StoredSource(
-            examples,
-            batch_size=t.batch_size,
-            micro_batch_size=self._micro_batch_size,
-            prompt_dropout=run.data.prompt_dropout,
-            seed=run.seed,
-            num_draws=t.reference.draws if cached else None,
-            process=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-        )
         return Sources(
             train=source if law is None else DrawnTimesteps(source, law),
             heldout=heldout,

@@ -185,44 +185,62 @@ def plan_of(path: Path, over: Sequence[str], assignments: Sequence[str]) -> Plan
     Raises:
         ConfigError: An option is wrong, or does not go with a sweep.
     """
+    where, run = str(path), load(path, assignments)
+    folder = Path(run.output)
+    candidates = _candidates(over, (*assignments, *_shared(run, folder, where)))
+    plan = Plan(
+        path=path,
+        folder=folder,
+        metric=metric_of(run, where=where).name,
+        candidates=candidates,
+        stops=_stops(run.training.steps, len(candidates), where),
+    )
+    for candidate in candidates:
+        _refuse_unfit(plan.run(candidate, plan.stops[0]), run, where)
+    return plan
+
+
+def _candidates(over: Sequence[str], common: Sequence[str]) -> tuple[Candidate, ...]:
+    """Every choice of the options, as a grid."""
     axes = [alternatives(text) for text in over]
     for key, _ in axes:
         if any(key == ruled or key.startswith(f"{ruled}.") for ruled in _RULED):
             raise ConfigError(f"{OVER} {key}: must be the same for all candidates. Use --set {key}=... .")
-    run = load(path, assignments)
-    folder, steps = Path(run.output), run.training.steps
-    shared = (*assignments, *_shared(run, folder))
     candidates = []
     for values in itertools.product(*(values for _, values in axes)):
         own = [f"{key}={json.dumps(value)}" for (key, _), value in zip(axes, values, strict=True)]
-        candidates.append(Candidate(name=",".join(map(_name, own)), assignments=(*shared, *own)))
+        candidates.append(Candidate(name=",".join(map(_name, own)), assignments=(*common, *own)))
     names = [candidate.name for candidate in candidates]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"{OVER}: values look alike as names of folders, {names}. Sweep over one at a time."
         )
-    halvings = math.ceil(math.log2(len(candidates)))
+    return tuple(candidates)
+
+
+def _stops(steps: int, candidates: int, where: str) -> tuple[int, ...]:
+    """The last step, and so many halves of it before as leave one candidate."""
+    halvings = math.ceil(math.log2(candidates))
     if steps < 2**halvings:
         raise ConfigError(
-            f"{path}: training.steps: must be >= {2**halvings} for {len(candidates)} candidates, which are "
+            f"{where}: training.steps: must be >= {2**halvings} for {candidates} candidates, which are "
             f"halved {halvings} times, got {steps}."
         )
-    stops = tuple(steps // 2**left for left in range(halvings, -1, -1))
-    metric = metric_of(run, where=str(path)).name
-    plan = Plan(path=path, folder=folder, metric=metric, candidates=tuple(candidates), stops=stops)
-    for candidate in candidates:
-        first = plan.run(candidate, plan.stops[0])
-        method_of(first, where=str(path))
-        if first.training.schedule != "constant" and len(stops) > 1:
-            raise ConfigError(
-                f"{path}: training.schedule: must be constant for a sweep, got {first.training.schedule}: a "
-                "falling learning rate depends on the last step. Use --set training.schedule=constant."
-            )
-        if first.evaluation.prompts == HELD_OUT and first.data.path != run.data.path:
-            raise ConfigError(
-                f"{OVER} data.path: the held-out prompts would differ. Give evaluation.prompts a file."
-            )
-    return plan
+    return tuple(steps // 2**left for left in range(halvings, -1, -1))
+
+
+def _refuse_unfit(candidate: RunFile, run: RunFile, where: str) -> None:
+    """A candidate, up to its first stop, that could not go on or could not be compared."""
+    method_of(candidate, where=where)
+    if candidate.training.schedule != "constant" and candidate.training.steps < run.training.steps:
+        raise ConfigError(
+            f"{where}: training.schedule: must be constant for a sweep, got {candidate.training.schedule}: a "
+            "falling learning rate depends on the last step. Use --set training.schedule=constant."
+        )
+    if candidate.evaluation.prompts == HELD_OUT and candidate.data.path != run.data.path:
+        raise ConfigError(
+            f"{OVER} data.path: the held-out prompts would differ. Give evaluation.prompts a file."
+        )
 
 
 def sweep(plan: Plan, *, resume: bool, console: Console) -> Sweep:
@@ -300,14 +318,14 @@ def _row(plan: Plan, candidate: Candidate, stop: int, judge: _Judge, console: Co
     return Row.of(candidate, stop, judge(folder, run))
 
 
-def _shared(run: RunFile, folder: Path) -> list[str]:
+def _shared(run: RunFile, folder: Path, where: str) -> list[str]:
     """Options that let the candidates share what does not differ, and keep the test split out of it."""
     places: dict[str, str] = {}
     if run.evaluation.prompts == HELD_OUT:
         if run.data.heldout_split is None:
             raise ConfigError(
-                "data.heldout_split: a sweep is judged on it, so that the test split stays unseen; got null. "
-                "Name a split, or give evaluation.prompts a file."
+                f"{where}: data.heldout_split: a sweep is judged on it, so that the test split stays unseen, "
+                "got null. Name a split, or give evaluation.prompts a file."
             )
         places["evaluation.split"] = run.data.heldout_split
     if run.evaluation.score_cache is None:

@@ -22,8 +22,7 @@ def with_reference_errors(
     ratio: Denoising,
     reference: Denoiser,
     *,
-    chosen: Sequence[int],
-    numbers: Sequence[int],
+    wanted: Sequence[tuple[int, Sequence[int]]],
     prompt_dropout: float,
     rows: Rows,
     batch_size: int,
@@ -36,13 +35,13 @@ def with_reference_errors(
         examples: Encoded groups.
         ratio: The log-ratio of the method, which says what an error is.
         reference: What the policy is compared with.
-        chosen: Which of the examples.
-        numbers: Numbers of the draws.
+        wanted: Number of a draw and the examples that are wanted at it, in the order in which they are seen;
+            what stands together goes through the network together, so that a longer run measures the same.
         prompt_dropout: As in training, whose draws are repeated here.
         rows: Where errors are kept.
         batch_size: Groups that go through the network at once.
         device: Where the network is.
-        progress: Called with the number of errors that are there, of len(chosen) * len(numbers).
+        progress: Called with the number of errors that are there, of the distinct ones.
 
     Raises:
         DataError: Errors that were kept are not what the reference gives now.
@@ -55,18 +54,20 @@ def with_reference_errors(
         assert error is not None
         return {"error": error.float().cpu()}
 
-    pairs = [(number, row) for number in numbers for row in chosen]
+    pairs = list(dict.fromkeys((number, row) for number, together in wanted for row in together))
     # The same images may be judged twice, with either winner: their order belongs to the key.
-    order_of = {row: "-".join(map(str, examples.image[row, 0].argsort().tolist())) for row in chosen}
+    order_of = {row: "-".join(map(str, examples.image[row, 0].argsort().tolist())) for _, row in pairs}
     keys = {(number, row): f"{number}/{examples.ids[row]}/{order_of[row]}" for number, row in pairs}
     missing = set(rows.missing(keys.values()))
     pair_of = {key: pair for pair, key in keys.items()}
     rows.spot_check(lambda key: errors([pair_of[key][1]], pair_of[key][0]))
     done = len(pairs) - len(missing)
-    for number in numbers:
-        absent = [row for row in chosen if keys[number, row] in missing]
+    for number, together in wanted:
+        absent = [row for row in together if keys[number, row] in missing]
         for piece in examples.pieces(absent, batch_size):
-            rows.add([keys[number, row] for row in piece], errors(piece, number))
+            names = [keys[number, row] for row in piece]
+            rows.add(names, errors(piece, number))
+            missing.difference_update(names)
             done += len(piece)
             progress(done)
     table = rows.table(list(keys.values()))

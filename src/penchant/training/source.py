@@ -3,7 +3,7 @@
 Axes: N examples, F variants (windows, mirrored or not), K candidates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, final
@@ -185,12 +185,10 @@ class StoredSource:
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, rows = self._rows(step)
         draws = Randomness(run=self.seed, epoch=epoch)
         if self.num_draws is not None:
             draws = repeated_draws(epoch % self.num_draws)
-        order = self._order(epoch)
-        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
         shares = [
             self.examples.pieces(rows[process :: self.num_processes], self.micro_batch_size)
             for process in range(self.num_processes)
@@ -202,6 +200,18 @@ class StoredSource:
         place_of = {row: place for place, row in enumerate(rows)}
         places = tuple(tuple(place_of[row] for row in piece) for piece in pieces)
         return GlobalBatch(micro=micro, draws=draws, epoch=epoch, size=len(rows), places=places)
+
+    def seen(self, steps: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """Number of the repeated draw and rows of the examples of each of the first steps."""
+        assert self.num_draws is not None
+        for step in range(steps):
+            epoch, rows = self._rows(step)
+            yield epoch % self.num_draws, rows
+
+    def _rows(self, step: int) -> tuple[int, Sequence[int]]:
+        """Epoch of a step, and the rows of its examples."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return epoch, self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _order_of(self, epoch: int) -> list[int]:
         return Randomness(run=self.seed, epoch=epoch).permutation(len(self.examples.ids), "order")
