@@ -56,7 +56,10 @@ def with_reference_errors(
 
     pairs = list(dict.fromkeys((number, row) for number, together in wanted for row in together))
     # The same images may be judged twice, with either winner: their order belongs to the key.
-    order_of = {row: "-".join(map(str, examples.image[row, 0].argsort().tolist())) for _, row in pairs}
+    order_of = {
+        row: "-".join(map(str, examples.image[row, 0].argsort().tolist()))
+        for row in {row for _, row in pairs}
+    }
     keys = {(number, row): f"{number}/{examples.ids[row]}/{order_of[row]}" for number, row in pairs}
     missing = set(rows.missing(keys.values()))
     pair_of = {key: pair for pair, key in keys.items()}
