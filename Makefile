@@ -21,7 +21,7 @@ demo: $(STAMP)  ## Align the shipped model on the shipped pairs; writes runs/dem
 
 test: $(STAMP)  ## Run the tests, with coverage
 	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 check: lint test  ## Format, lint, types, import contracts, documents, tests
 

@@ -20,8 +20,6 @@ from safetensors.torch import load_file
 from tests import small
 from tests.whole import sharded
 
-pytestmark = pytest.mark.xdist_group("two processes")  # one worker, so that all runs are made once
-
 SHARDS = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
