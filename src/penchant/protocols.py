@@ -380,7 +380,7 @@ class DiffusionFamily(Protocol):
 
     @property
     def network(self) -> Any:
-        """The denoising network, a diffusers model: adapters and checkpointing are switched on it."""
+        """The denoising network, a diffusers model: adapters are switched on it."""
         ...
 
     @property
@@ -425,6 +425,10 @@ class DiffusionFamily(Protocol):
         Raises:
             ConfigError: The family does not offer it.
         """
+        ...
+
+    def checkpoint_gradients(self) -> None:
+        """Let the network compute its activations again in the backward pass instead of keeping them."""
         ...
 
     def to(self, device: torch.device) -> None:

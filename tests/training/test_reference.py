@@ -121,9 +121,11 @@ def test_a_method_without_reference_keeps_none(options):
     assert parts.models.reference is None
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(options):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradient_checkpointing_gives_the_same_gradients(options, precision):
+    changes = LORA | {"training.precision": precision}
     plain, saving = (
-        small.assembled(options(**LORA, **{"training.gradient_checkpointing": on})) for on in (False, True)
+        small.assembled(options(**changes, **{"training.gradient_checkpointing": on})) for on in (False, True)
     )
     assert saving.bare.is_gradient_checkpointing
     for parts in (plain, saving):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from penchant.errors import ConfigError
-from penchant.families import _tokens
+from penchant.families import _kernels, _tokens
 from penchant.families._autoencoder import Latents, Scaled
 from penchant.families._tokens import Predict
 from penchant.protocols import Condition, Denoiser, Framing, NoiseProcess
@@ -44,7 +44,7 @@ class NetworkDenoiser:
         dtype = next(self.network.parameters()).dtype
         condition = {n: v if n == _tokens.TOKENS else v.to(dtype) for n, v in condition.items()}
         context = nullcontext() if self.autocast is None else torch.autocast(noisy.device.type, self.autocast)
-        with context:
+        with context, _kernels.attention(noisy, self.autocast):
             return self.predict(self.network, noisy.to(dtype), timestep, condition)
 
 
@@ -116,6 +116,10 @@ class PipelineFamily:
         self.lora_targets += _tokens.LORA_TARGETS
         self.predict = _tokens.reading_tokens(self.predict)
         self.text_condition = lambda pipeline, prompts: {_tokens.TOKENS: tokens(pipeline, prompts)}
+
+    def checkpoint_gradients(self) -> None:
+        """Let the network compute its activations again in the backward pass instead of keeping them."""
+        self.network.enable_gradient_checkpointing(_kernels.recomputed)
 
     def to(self, device: torch.device) -> None:
         """Move network and encoders, those that are loaded."""

@@ -73,7 +73,7 @@ class Explanation:
                 f"about {minutes:.1f} min on this machine ({self.step_seconds:.2f} s per step); estimate, "
                 f"measured on {PROBE_GROUPS} groups"
             )
-        memory = "not estimated for methods that sample, nor where sizes depend on the prompts"
+        memory = "not estimated for methods that sample"
         if (m := self.memory) is not None:
             memory = (
                 f"{m.peak / gigabyte:.2f} GiB at the peak: {m.weights / gigabyte:.2f} of weights, "

@@ -1,14 +1,16 @@
 """What a run needs in memory: a step of it, rehearsed with tensors that have sizes and no content."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from penchant import families
 from penchant.protocols import DiffusionFamily, LatentBatch
@@ -46,32 +48,20 @@ class Memory:
 
 def rehearsed(
     run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], *, where: str
-) -> Memory | None:
+) -> Memory:
     """A step of one micro-batch, with tensors that take no memory.
 
     Args:
         run: The run file; its method trains on stored data.
         method: The composition.
         folder: Where the base model lies; its weights are not read.
-        condition: What the model is told of one candidate; only shapes count.
+        condition: What the model is told of one candidate; only shapes count, and the lengths that masks say.
         where: Name of the run file, for messages.
-
-    Returns:
-        None for a network whose inner sizes depend on what it is told, as Z-Image's on the length of prompts.
     """
-    try:
-        return _rehearsed(run, method, folder, condition, where)
-    except DynamicOutputShapeException:
-        return None
-
-
-def _rehearsed(
-    run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], where: str
-) -> Memory:
     family = load_family(run, folder, where=where, part=families.Part.NOTHING)
     training = run.training
     reference = make_trainable(family, run, method)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _KnownMasks():
         for network in {family.network, reference}:
             _imagine(network)
         models = models_of(run, method, family, family.network, reference)
@@ -80,7 +70,7 @@ def _rehearsed(
         batch = imagined_batch(
             method,
             family,
-            {name: torch.empty_like(value) for name, value in condition.items()},
+            {name: value if value.ndim == 2 else _imagined(value) for name, value in condition.items()},
             groups=training.micro_batch_size or training.batch_size,
             size=run.data.size or family.size,
             measured=models.reference is None,
@@ -140,10 +130,46 @@ def _imagine(network: nn.Module) -> None:
     """Replace what has no memory by tensors of the CPU that only say that they have."""
     for module in network.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            imagined = torch.empty(tensor.shape, dtype=tensor.dtype)
+            imagined = _imagined(tensor)
             if isinstance(tensor, nn.Parameter):
                 imagined = nn.Parameter(imagined, requires_grad=tensor.requires_grad)
             setattr(module, name, imagined)
+
+
+def _imagined(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+@final
+class _KnownMasks(TorchDispatchMode):
+    """Inside a rehearsal, what follows from tensors with content keeps it.
+
+    So a mask over the tokens of a prompt selects as many as there are, where Z-Image's sizes depend on it.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [_positions(index) for index in args[1]])
+        return func(*args, **kwargs)
+
+
+def _positions(index: Tensor | None) -> Tensor | None:
+    """Those that a mask with content selects; other indices as they are."""
+    if index is None or isinstance(index, FakeTensor) or index.dtype is not torch.bool:
+        return index
+    with unset_fake_temporarily():
+        return index.nonzero().squeeze(1)
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:

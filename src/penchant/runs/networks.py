@@ -50,7 +50,7 @@ def load_family(
     require_fit(run, family, where=where)
     family.process = process_of(family.process, run.noise, where=where)
     if training.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
+        family.checkpoint_gradients()
     return family
 
 

@@ -232,14 +232,13 @@ def _load_optimizer(
 ) -> None:
     for name in moments:
         parameter, key = trained[name.rsplit("|", 1)[0]], name.rsplit("|", 1)[1]
-        optimizer.state[parameter][key] = _restored(moments[name], key, parameter)
+        restored = _counted if key == "step" else share
+        optimizer.state[parameter][key] = restored(moments[name], parameter)
 
 
-def _restored(value: Tensor, key: str, parameter: nn.Parameter) -> Tensor | int:
-    """A moment on the parameter's device; a count of steps as the optimizer keeps it."""
-    if key != "step":
-        return share(value, parameter)
-    return value if value.is_floating_point() else int(value)
+def _counted(steps: Tensor, parameter: nn.Parameter) -> Tensor | int:
+    """A count of steps as the optimizer keeps it, a tensor beside the parameter or a number."""
+    return steps.to(parameter.device) if steps.is_floating_point() else int(steps)
 
 
 def _damage(place: Path) -> str | None:

@@ -44,7 +44,7 @@ def build_optimizer(
     if name == "adafactor":
         return torch.optim.Adafactor(parameters, lr=learning_rate, weight_decay=weight_decay)
     return torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=epsilon, foreach=True
+        parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=epsilon, fused=True
     )
 
 

@@ -1,0 +1,39 @@
+"""Which of PyTorch's attention kernels a network runs on, forward and when it is computed again."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+FEW: Final = 256
+"""Positions of a latent up to which the fused kernel of the CPU does not pay in bfloat16."""
+
+
+def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[None]:
+    """Inside, attention takes the kernel that is fastest for these latents.
+
+    The fused kernel of the CPU is slow in bfloat16 where there are few tokens, for its backward pass costs the same
+    for 16 of them as for 256; matrix products are then up to nine times as fast. docs/performance.md has numbers.
+
+    Args:
+        noisy: What the network is about to see, axes ... H W.
+        autocast: Type of its matrix products.
+    """
+    few = noisy.shape[-2:].numel() <= FEW
+    if few and noisy.device.type == "cpu" and autocast is torch.bfloat16:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
+def recomputed(part: Callable[..., Any], *args: Any) -> Any:
+    """What `enable_gradient_checkpointing` calls for each part: the second time on the kernels of the first."""
+    return checkpoint(part, *args, use_reentrant=False, context_fn=_kernels_of_now)
+
+
+def _kernels_of_now() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    fused = torch.backends.cuda.flash_sdp_enabled()  # the switch of the CPU's kernel as well
+    return nullcontext(), nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)
