@@ -2,8 +2,8 @@
 
 The plain way encodes images and prompts in each step, holds a frozen copy as the reference and computes in
 float32. Tensors at the peak, weights included, are counted in a step of their own; resident memory is the
-process's above that of the libraries. Every way runs in a process of its own; ratios are of one session on
-one machine.
+process's above that of the libraries. Every way runs in a process of its own, all of them in turns; the speed
+is that of the fastest round, and ratios are of one session on one machine.
 """
 
 import argparse
@@ -39,6 +39,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "full, kept, cached errors, bfloat16, 4 pairs at once": ERRORS | BFLOAT16 | FULL | PIECES,
     "full, kept, cached errors, 8-bit AdamW": ERRORS | FULL | FEWER_BITS,
     "full, kept, cached errors, bfloat16, 8-bit AdamW": ERRORS | BFLOAT16 | FULL | FEWER_BITS,
+    "full, kept, cached errors, bfloat16, 8-bit AdamW, 8 pairs at once": ERRORS
+    | BFLOAT16
+    | FULL
+    | FEWER_BITS
+    | {"training.micro_batch_size": 8},
 }
 
 BATCH = 16
@@ -103,10 +108,21 @@ def measure(changes: dict[str, Any], steps: int) -> dict[str, float]:
     }
 
 
+def in_a_process(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
+    """The numbers of one way, measured in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--one", json.dumps(changes), "--steps", str(steps)]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    if ended.returncode:
+        sys.exit(f"{name}: {ended.stderr}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
 def main() -> None:
-    """Measure every way in a fresh process, print the table, store the numbers."""
+    """Measure every way, print the table, store the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10, help=f"steps of {BATCH} pairs, {WARM_UP} not timed")
+    parser.add_argument("--rounds", type=int, default=2, help="times that each way is measured")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -114,14 +130,12 @@ def main() -> None:
         print(json.dumps(measure(json.loads(options.one), options.steps)))
         return
     found: dict[str, dict[str, float]] = {}
-    for name, changes in WAYS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, "--one", json.dumps(changes), "--steps", str(options.steps)]
-            ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-        if ended.returncode:
-            sys.exit(f"{name}: {ended.stderr}")
-        found[name] = json.loads(ended.stdout.splitlines()[-1])
-        print(f"{name}: {found[name]['pairs_per_s']:.1f} pairs/s", flush=True)
+    for number in range(1, options.rounds + 1):
+        for name, changes in WAYS.items():
+            numbers = in_a_process(name, changes, options.steps)
+            print(f"round {number}, {name}: {numbers['pairs_per_s']:.1f} pairs/s", flush=True)
+            if name not in found or numbers["pairs_per_s"] > found[name]["pairs_per_s"]:
+                found[name] = numbers
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print("\n| way | pairs/s | against plain | tensors at the peak | against plain | resident | set-up |")

@@ -1,4 +1,4 @@
-"""On which of PyTorch's kernels attention runs; that a second forward runs on the same is told by its gradients."""
+"""On which of PyTorch's kernels attention runs; gradients tell that the second time is on the same."""
 
 import pytest
 import torch

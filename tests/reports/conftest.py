@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from penchant.evaluation.results import EvaluationManifest, Results, write_resul
 from penchant.rewards.colourfulness import Colourfulness
 from penchant.rewards.compressibility import Compressibility
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 HOSTILE = "<script>alert(1)</script> \"quoted\" & 'so' <img src=x onerror=alert(2)>"
 
 RUN = """\
@@ -166,3 +168,52 @@ def finished_run(tmp_path_factory) -> Path:
 def run_folder(finished_run, tmp_path) -> Path:
     """A copy of the complete run folder, for one test alone."""
     return shutil.copytree(finished_run, tmp_path / "first-run")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser; without one the tests are skipped, but on CI they fail."""
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium found: CI must install one, so that the report is seen by a browser")
+        pytest.skip("no Chromium found")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file at a width; the page and all its troubles."""
+    pages = []
+
+    def open_at(path, width: int):
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        pages.append(page)
+        troubles = []
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
+        page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url[:80]}"))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("data:", path.as_uri()))
+                else troubles.append(f"request: {request.url[:80]}")
+            ),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page, troubles
+
+    yield open_at
+    for page in pages:
+        page.close()

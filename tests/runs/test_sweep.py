@@ -244,6 +244,7 @@ def test_the_command(done, file_of, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "judged by colourfulness" in said and found.best.candidate[:20] in said
     assert (place / "out" / found.best.candidate / "report.html").is_file()
+    assert found.best.candidate in (place / "out/sweep.html").read_text()
     assert json.loads((place / "out/sweep.json").read_text())["stops"] == [1, 2, 4]
 
 

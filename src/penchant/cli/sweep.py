@@ -33,9 +33,10 @@ def sweep(
     from rich.console import Console
 
     from penchant.reports.html import write_report
-    from penchant.reports.sweep import table
+    from penchant.reports.sweep import table, write_sweep
 
     console = Console()
     found = run_sweep(plan, resume=resume, console=console)
     console.print(table(found))
-    print(write_report(plan.folder / found.best.candidate))
+    report = write_report(plan.folder / found.best.candidate)
+    print(write_sweep(found, report=report))

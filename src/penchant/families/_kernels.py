@@ -16,8 +16,9 @@ FEW: Final = 256
 def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[None]:
     """Inside, attention takes the kernel that is fastest for these latents.
 
-    The fused kernel of the CPU is slow in bfloat16 where there are few tokens, for its backward pass costs the same
-    for 16 of them as for 256; matrix products are then up to nine times as fast. docs/performance.md has numbers.
+    The fused kernel of the CPU is slow in bfloat16 where there are few tokens, for its backward pass costs
+    the same for 16 of them as for 256; matrix products are then up to nine times as fast.
+    docs/performance.md has numbers.
 
     Args:
         noisy: What the network is about to see, axes ... H W.
@@ -30,7 +31,7 @@ def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextMan
 
 
 def recomputed(part: Callable[..., Any], *args: Any) -> Any:
-    """What `enable_gradient_checkpointing` calls for each part: the second time on the kernels of the first."""
+    """What `enable_gradient_checkpointing` calls for each part: both times on the same kernels."""
     return checkpoint(part, *args, use_reentrant=False, context_fn=_kernels_of_now)
 
 

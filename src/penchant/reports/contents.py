@@ -87,11 +87,10 @@ def read_run_folder(folder: Path) -> RunContents:
     run_text = _text(folder / "run.yaml")
     manifest_text = _text(folder / "manifest.json")
     metrics_text = _text(folder / "metrics.jsonl")
-    index_text = _text(folder / "samples" / "index.jsonl")
     results_file = folder / "results.json"
     results = read_results(results_file) if results_file.is_file() else None
     metrics = read_metrics(metrics_text or "")
-    pairs, pair_warnings = read_pairs(index_text or "", folder / "samples")
+    pairs, pair_warnings = read_samples(folder)
     train, evaluate = "penchant train RUN.yaml", f"penchant evaluate {folder}"
     parts = (
         (run_text, "run.yaml, the effective run file", train),
@@ -147,6 +146,15 @@ def read_metrics(text: str) -> Metrics:
         for split in ("train", "heldout")
     )
     return Metrics(train=train, heldout=heldout, warnings=tuple(warnings))
+
+
+def read_samples(folder: Path) -> tuple[tuple[ImagePair, ...], tuple[str, ...]]:
+    """The image pairs of a run folder, none if it has not been evaluated, and warnings as `read_pairs` gives.
+
+    Raises:
+        DataError: The index is there but cannot be read.
+    """
+    return read_pairs(_text(folder / "samples" / "index.jsonl") or "", folder / "samples")
 
 
 def read_pairs(text: str, folder: Path) -> tuple[tuple[ImagePair, ...], tuple[str, ...]]:

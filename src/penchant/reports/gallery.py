@@ -73,18 +73,23 @@ def contact_sheets(pairs: Sequence[ImagePair]) -> tuple[Picture, Picture] | None
     shown = pairs[:NUM_VISIBLE]
     if not shown:
         return None
-    return _sheet([pair.base for pair in shown]), _sheet([pair.tuned for pair in shown])
+    return sheet([pair.base for pair in shown]), sheet([pair.tuned for pair in shown])
 
 
-def _sheet(paths: Sequence[Path]) -> Picture:
+def sheet(paths: Sequence[Path]) -> Picture:
+    """Image files side by side, `SHEET_COLUMNS` in a row, as one picture.
+
+    Raises:
+        DataError: A file is no image.
+    """
     columns = min(SHEET_COLUMNS, len(paths))
     rows = -(-len(paths) // columns)
-    sheet = Image.new("RGB", (columns * SHEET_SIDE, rows * SHEET_SIDE), "white")
+    whole = Image.new("RGB", (columns * SHEET_SIDE, rows * SHEET_SIDE), "white")
     for number, path in enumerate(paths):
         tile = ImageOps.contain(_opened(path), (SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
         left, top = number % columns * SHEET_SIDE, number // columns * SHEET_SIDE
-        sheet.paste(tile, (left + (SHEET_SIDE - tile.width) // 2, top + (SHEET_SIDE - tile.height) // 2))
-    return Picture(address=_address(sheet, exact=False), width=sheet.width, height=sheet.height, exact=False)
+        whole.paste(tile, (left + (SHEET_SIDE - tile.width) // 2, top + (SHEET_SIDE - tile.height) // 2))
+    return Picture(address=_address(whole, exact=False), width=whole.width, height=whole.height, exact=False)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -1,23 +1,20 @@
 """One self-contained page about a run: pictures, charts and styles are inside, nothing is fetched."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, final
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from penchant.errors import RunFolderError
 from penchant.evaluation.drift import CAPTION_MATCH, DIVERSITY, DriftMeasure
 from penchant.evaluation.flags import Thresholds, over_optimisation
 from penchant.evaluation.results import Drift, Results
 from penchant.reports import charts
 from penchant.reports.contents import Metrics, RunContents, read_run_folder
 from penchant.reports.gallery import NUM_VISIBLE, contact_sheets, gallery
+from penchant.reports.page import render_page, write_page
 from penchant.reports.summary import (
     change_text,
     effect_text,
@@ -102,36 +99,18 @@ def write_report(run_folder: Path) -> Path:
         RunFolderError: The folder is not there or cannot be written.
         DataError: A part of the folder is there but cannot be read.
     """
-    page = render(read_run_folder(run_folder))
-    path = run_folder / "report.html"
-    partial = run_folder / "report.html.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunFolderError(f"{path}: cannot be written, {error}. Check space and rights.") from None
-    return path
+    return write_page(run_folder / "report.html", render(read_run_folder(run_folder)))
 
 
 def render(contents: RunContents) -> str:
-    """The page of a run as text; everything that is not our own markup is escaped."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(percent=percent, number=number, percent_range=percent_range, signed=signed)
-    template = environment.from_string(
-        files("penchant.reports").joinpath("template.html.j2").read_text(encoding="utf-8")
-    )
+    """The page of a run as text."""
     results, manifest = contents.results, dict(contents.manifest or {})
     data = data_summary(contents.run.get("data"), manifest.pop("data", None), manifest.get("data_hash"))
     pairs = gallery(contents.pairs)
     drawn, not_logged = training_charts(contents.metrics, TRAINING_CHARTS)
-    return template.render(
+    return render_page(
+        "report",
+        name=contents.name,
         contents=contents,
         summary=summarise(contents),
         results=results,

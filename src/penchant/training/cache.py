@@ -113,8 +113,8 @@ class Cache:
                 if not gap <= self.tolerance * size + 1e-5 * value.numel() ** 0.5:
                     raise DataError(
                         f"{self.where}: {self.folder}: what is stored for {key} is not what the model gives "
-                        f"now: {name} differs by {gap / size:.0%}. It is damaged, or from other versions of "
-                        "the libraries. Remove the folder, or give another one."
+                        f"now: {name} differs by {100 * gap / size:.2g}%. It is damaged, or from other "
+                        "versions of the libraries. Remove the folder, or give another one."
                     )
 
     def add(self, keys: Sequence[str], rows: Condition) -> None:
