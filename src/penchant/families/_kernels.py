@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-FEW: Final = 256
+FEW: Final = 128
 """Positions of a latent up to which the fused kernel of the CPU does not pay in bfloat16."""
 
 
-def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[None]:
+def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[object]:
     """Inside, attention takes the kernel that is fastest for these latents.
 
     The fused kernel of the CPU is slow in bfloat16 where there are few tokens, for its backward pass costs
-    the same for 16 of them as for 256; matrix products are then up to nine times as fast.
+    as much for 16 of them as for 256; matrix products take a third or less of its time for 64.
     docs/performance.md has numbers.
 
     Args:
@@ -35,6 +35,6 @@ def recomputed(part: Callable[..., Any], *args: Any) -> Any:
     return checkpoint(part, *args, use_reentrant=False, context_fn=_kernels_of_now)
 
 
-def _kernels_of_now() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _kernels_of_now() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     fused = torch.backends.cuda.flash_sdp_enabled()  # the switch of the CPU's kernel as well
     return nullcontext(), nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)
