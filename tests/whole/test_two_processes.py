@@ -280,8 +280,9 @@ def test_every_adapter_weight_in_shards_gets_its_gradient(probes):
     assert got.keys() == expected.keys()
     gradients = [name for name in got if name.startswith("gradient ")]
     assert gradients and all(got[name].abs().max() > 0 for name in gradients)
-    for name in [*gradients, "norm"]:
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-6)
+    for name in [*gradients, "norm"]:  # an element that is nearly 0 has the rounding of the others
+        rounding = 1e-4 * expected[name].abs().max().item()
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=rounding)
 
 
 def test_the_gradient_of_shards_is_scaled_down_as_a_whole(probes):

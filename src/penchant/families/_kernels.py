@@ -36,5 +36,8 @@ def recomputed(part: Callable[..., Any], *args: Any) -> Any:
 
 
 def _kernels_of_now() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    fused = torch.backends.cuda.flash_sdp_enabled()  # the switch of the CPU's kernel as well
+    switches = torch.backends.cuda  # of the CPU's kernels as well
+    fused = (
+        switches.flash_sdp_enabled() or switches.mem_efficient_sdp_enabled() or switches.cudnn_sdp_enabled()
+    )
     return nullcontext(), nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)
