@@ -149,10 +149,11 @@ class _KnownMasks(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            with unset_fake_temporarily():
-                return func(*args, **kwargs)
+        if not any(isinstance(argument, FakeTensor) for argument in args):
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+                with unset_fake_temporarily():
+                    return func(*args, **kwargs)
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], [_positions(index) for index in args[1]])
         return func(*args, **kwargs)
