@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 from tests.reports.conftest import build_run_folder
 
-from penchant.reports.sweep import NUM_PROMPTS, table, write_sweep
+from penchant.reports.gallery import SHEET_COLUMNS
+from penchant.reports.sweep import table, write_sweep
 from penchant.runs.sweep import Candidate, Plan, Row, Sweep
 
 JUDGED = Row(
@@ -63,7 +64,7 @@ def test_the_page_renders_without_trouble(finished, open_page, width):
     captions = [text.strip() for text in page.locator(".strip figcaption").all_inner_texts()]
     assert captions == ["base model", "seed=2, step 20", "seed=1, step 10"]
     sizes = page.eval_on_selector_all("img", "images => images.map(i => [i.naturalWidth, i.naturalHeight])")
-    assert sizes == [[128 * NUM_PROMPTS, 128]] * 3
+    assert sizes == [[128 * SHEET_COLUMNS, 128]] * 3
     heads = [text.split("\n") for text in page.locator("tbody th").all_inner_texts()]
     assert heads == [
         ["seed=2", "went to the end"],

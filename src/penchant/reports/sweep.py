@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -10,13 +10,10 @@ from rich.table import Table
 
 from penchant.reports import charts
 from penchant.reports.contents import ImagePair, read_samples
-from penchant.reports.gallery import sheet
+from penchant.reports.gallery import SHEET_COLUMNS, sheet
 from penchant.reports.page import render_page, write_page
 from penchant.reports.summary import percent, signed
 from penchant.runs.sweep import Row, Sweep
-
-NUM_PROMPTS: Final = 6
-"""Pictures of each candidate on the page."""
 
 
 def table(sweep: Sweep) -> Table:
@@ -46,7 +43,7 @@ def write_sweep(sweep: Sweep, *, report: Path) -> Path:
         DataError: A picture cannot be read.
     """
     plan, best = sweep.plan, sweep.best
-    samples = {row: read_samples(plan.folder / row.candidate)[0][:NUM_PROMPTS] for row in _left(sweep)}
+    samples = {row: read_samples(plan.folder / row.candidate)[0][:SHEET_COLUMNS] for row in _left(sweep)}
     pairs = samples[best]
     strips = [("base model", [pair.base for pair in pairs])]
     strips += [

@@ -70,6 +70,7 @@ def rehearsed(
         batch = imagined_batch(
             method,
             family,
+            # a mask has a row of numbers for each prompt, and keeps them
             {name: value if value.ndim == 2 else _imagined(value) for name, value in condition.items()},
             groups=training.micro_batch_size or training.batch_size,
             size=run.data.size or family.size,
