@@ -1,7 +1,8 @@
 """Settings that fit GPUs of 16, 24, 48 and 80 GB: estimates, for four models in their published shapes.
 
 Steps of each model are rehearsed with tensors that have sizes and no content, so that no weights, no GPU and
-hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the peak.
+hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the peak. Batches
+are larger than what is computed at once, so that gradients wait beside the activations.
 
     python benchmarks/presets.py
 """
@@ -168,7 +169,7 @@ def peaks(model: Published, training: dict[str, Any]) -> Peaks:
         told: dict[str, Tensor] = {name: torch.empty(1, *shape) for name, shape in model.told.items()}
 
         def peak(pairs: int) -> float:
-            options = {"steps": 1, "batch_size": 2 * MOST, "micro_batch_size": pairs, "precision": "bfloat16"}
+            options = {"steps": 1, "batch_size": 4 * MOST, "micro_batch_size": pairs, "precision": "bfloat16"}
             raw = {
                 "model": str(folder),
                 "data": {"path": "pairs"},  # at the size of the configuration

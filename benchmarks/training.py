@@ -1,8 +1,9 @@
 """Speed and memory of training, trick by trick, against the plain way; `make bench` prints and stores it.
 
 The plain way encodes images and prompts in each step, holds a frozen copy as the reference and computes in
-float32. Tensors at the peak, weights included, are counted in a step of their own; resident memory is the
-process's above that of the libraries. Every way runs in a process of its own, all of them in turns; the speed
+float32. Tensors at the peak, weights included, are counted in a step of their own, as an accelerator would hold
+them: without the encoded examples, of which it sees one batch at a time. Resident memory is the process's above
+that of the libraries, encoded examples included. Every way runs in a process of its own, all of them in turns; the speed
 is that of the fastest round, and ratios are of one session on one machine.
 """
 
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ KEPT = {"training.reference.kind": "copy"}
 ERRORS = {"training.reference.kind": "cached", "training.reference.draws": 1}
 BFLOAT16 = {"training.precision": "bfloat16"}
 FULL = {"training.mode": "full"}
+THRIFTY = {"training.gradient_checkpointing": True}
 PIECES = {"training.micro_batch_size": 4}
 FEWER_BITS = {"training.optimizer": "adamw-8bit"}
+LARGE = {"training.batch_size": 32}
 
 WAYS: dict[str, dict[str, Any]] = {
     "LoRA, plain": PLAIN,
@@ -36,6 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full, latents and embeddings kept": FULL,
     "full, kept, cached errors": ERRORS | FULL,
     "full, kept, cached errors, bfloat16": ERRORS | BFLOAT16 | FULL,
+    "full, kept, cached errors, bfloat16, gradient checkpointing": ERRORS | BFLOAT16 | FULL | THRIFTY,
     "full, kept, cached errors, bfloat16, 4 pairs at once": ERRORS | BFLOAT16 | FULL | PIECES,
     "full, kept, cached errors, 8-bit AdamW": ERRORS | FULL | FEWER_BITS,
     "full, kept, cached errors, bfloat16, 8-bit AdamW": ERRORS | BFLOAT16 | FULL | FEWER_BITS,
@@ -44,9 +49,17 @@ WAYS: dict[str, dict[str, Any]] = {
     | FULL
     | FEWER_BITS
     | {"training.micro_batch_size": 8},
+    "full of 32 pairs, plain": PLAIN | FULL | LARGE,
+    "full of 32 pairs, kept, cached errors, bfloat16": ERRORS | BFLOAT16 | FULL | LARGE,
+    "full of 32 pairs, kept, cached errors, bfloat16, gradient checkpointing": ERRORS
+    | BFLOAT16
+    | FULL
+    | THRIFTY
+    | LARGE,
 }
 
 BATCH = 16
+"""Pairs of a step, unless a way says otherwise."""
 WARM_UP = 2
 
 
@@ -86,6 +99,7 @@ def measure(changes: dict[str, Any], steps: int) -> dict[str, float]:
     if channels_last:
         parts.bare.to(memory_format=torch.channels_last)
     common = (parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule)
+    pairs = raw["training"]["batch_size"]
     progress = fit(*common, accelerator=parts.accelerator, steps=WARM_UP)
     started = time.perf_counter()
     fit(*common, accelerator=parts.accelerator, steps=steps, progress=progress)
@@ -98,14 +112,28 @@ def measure(changes: dict[str, Any], steps: int) -> dict[str, float]:
             live.count(parts.models.reference.network.parameters())
         for state in parts.optimizer.state.values():
             live.count(value for value in state.values() if isinstance(value, torch.Tensor))
+        encoded = live.count(encoded_examples(parts.sources.train))
         fit(*common, accelerator=parts.accelerator, steps=steps + 1, progress=progress)
     return {
-        "pairs_per_s": (steps - WARM_UP) * BATCH / seconds,
+        "pairs_per_s": (steps - WARM_UP) * pairs / seconds,
         "step_s": seconds / (steps - WARM_UP),
         "set_up_s": set_up,
-        "tensors_mib": live.peak / 2**20,
+        "tensors_mib": (live.peak - encoded) / 2**20,
+        "encoded_mib": encoded / 2**20,
         "above_libraries_mib": resident / 2**20,
     }
+
+
+def encoded_examples(source: Any) -> Iterator[Any]:
+    """Tensors of the examples that were encoded before the training; a stream has none."""
+    from penchant.training.source import StoredSource
+
+    if isinstance(source, StoredSource):
+        examples = source.examples
+        errors = () if examples.reference_errors is None else (examples.reference_errors.table,)
+        for table in (examples.latents, examples.conditions, *errors):
+            for shard in {shard for shard, _ in table.places.tolist()}:
+                yield from table.shards[shard].values()
 
 
 def in_a_process(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
@@ -121,7 +149,7 @@ def in_a_process(name: str, changes: dict[str, Any], steps: int) -> dict[str, fl
 def main() -> None:
     """Measure every way, print the table, store the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10, help=f"steps of {BATCH} pairs, {WARM_UP} not timed")
+    parser.add_argument("--steps", type=int, default=10, help=f"steps of each way, {WARM_UP} not timed")
     parser.add_argument("--rounds", type=int, default=2, help="times that each way is measured")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)

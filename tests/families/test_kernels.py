@@ -1,10 +1,11 @@
-"""On which of PyTorch's kernels attention runs; gradients tell that the second time is on the same."""
+"""On which of PyTorch's kernels attention runs; what is kept of weights in another type."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from penchant.families import sd15
+from penchant.training.live_bytes import LiveBytes
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
@@ -37,3 +38,16 @@ def test_attention_to_few_tokens_in_bfloat16_is_not_fused_on_the_cpu(tiny_model,
     assert (FUSED in calls.seen) is fused
     assert torch.backends.cuda.flash_sdp_enabled()
     torch.testing.assert_close(outputs[autocast].float(), outputs[None], rtol=0.1, atol=0.05)
+
+
+def test_no_copy_of_a_weight_outlives_its_layer(tiny_model):
+    """Counted without gradient, as in the first pass through checkpointed parts."""
+    family = sd15.load(tiny_model)
+    network = family.network.requires_grad_(True)
+    denoiser = family.denoiser(network, autocast=torch.bfloat16)
+    condition = family.encode_prompts(["a fish"])
+    with torch.no_grad(), LiveBytes() as live:
+        live.count(network.parameters())
+        before = live.now
+        denoiser(torch.randn(1, 4, 2, 2), torch.tensor([500]), condition)
+    assert live.peak - before < before / 4  # all copies in bfloat16 would be half as large as the weights

@@ -43,12 +43,13 @@ FULL = {"training.mode": "full", "training.lora": small.REMOVED}
     "changes",
     [
         FULL,  # every kind of bytes: copy, average, gradients, moments, activations
+        {**FULL, "training.micro_batch_size": 1},  # gradients of one piece beside the activations of the next
         {"training.reference": {"kind": "moving"}},
         {"method": "diffusion-kto", "objective": {"beta": 300}},
         {"method": "mapo", "objective": small.REMOVED},
         {"training.lora": {"rank": 2, "text_encoder": True}},
     ],
-    ids=["full", "moving reference", "unary", "no reference", "text encoder"],
+    ids=["full", "full, in pieces", "moving reference", "unary", "no reference", "text encoder"],
 )
 def test_the_peak_is_that_of_real_steps(options, tiny_model, changes):
     raw = options(**changes)

@@ -4,7 +4,6 @@ Axes: N images or prompts, T frames, D = C H W of a latent (C F H W of a video's
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -43,8 +42,7 @@ class NetworkDenoiser:
         """The network's prediction; latents and embeddings take the type of its weights."""
         dtype = next(self.network.parameters()).dtype
         condition = {n: v if n == _tokens.TOKENS else v.to(dtype) for n, v in condition.items()}
-        context = nullcontext() if self.autocast is None else torch.autocast(noisy.device.type, self.autocast)
-        with context, _kernels.attention(noisy, self.autocast):
+        with _kernels.autocast(noisy, self.autocast), _kernels.attention(noisy, self.autocast):
             return self.predict(self.network, noisy.to(dtype), timestep, condition)
 
 

@@ -1,4 +1,4 @@
-"""Which of PyTorch's attention kernels a network runs on, forward and when it is computed again."""
+"""In which type and on which of PyTorch's kernels a network computes, forward and when it computes again."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +11,22 @@ from torch.utils.checkpoint import checkpoint
 
 FEW: Final = 128
 """Positions of a latent up to which the fused kernel of the CPU does not pay in bfloat16."""
+
+
+def autocast(noisy: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Inside, matrix products take that type, on the device of these latents.
+
+    Copies of weights that train are not kept until the whole network has run, as PyTorch does for weights
+    that are used twice: a denoiser uses each once, and with checkpointed gradients they would all be there
+    beside the gradients of the pieces before, two bytes for each weight.
+
+    Args:
+        noisy: What the network is about to see.
+        dtype: None leaves every type as it is.
+    """
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(noisy.device.type, dtype, cache_enabled=False)
 
 
 def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[object]:

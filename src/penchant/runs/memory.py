@@ -49,7 +49,9 @@ class Memory:
 def rehearsed(
     run: RunFile, method: Method, folder: Path, condition: Mapping[str, Tensor], *, where: str
 ) -> Memory:
-    """A step of one micro-batch, with tensors that take no memory.
+    """The last micro-batch of a step, with tensors that take no memory.
+
+    Of several, it meets the gradients of those before.
 
     Args:
         run: The run file; its method trains on stored data.
@@ -60,6 +62,7 @@ def rehearsed(
     """
     family = load_family(run, folder, where=where, part=families.Part.NOTHING)
     training = run.training
+    groups = training.micro_batch_size or training.batch_size
     reference = make_trainable(family, run, method)
     with FakeTensorMode(allow_non_fake_inputs=True), _KnownMasks():
         for network in {family.network, reference}:
@@ -72,7 +75,7 @@ def rehearsed(
             family,
             # a mask has a row of numbers for each prompt, and keeps them
             {name: value if value.ndim == 2 else _imagined(value) for name, value in condition.items()},
-            groups=training.micro_batch_size or training.batch_size,
+            groups=groups,
             size=run.data.size or family.size,
             measured=models.reference is None,
         )
@@ -85,7 +88,8 @@ def rehearsed(
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()  # moments are there from now on, as they are from the second step of a run
-            optimizer.zero_grad()
+            if groups == training.batch_size:
+                optimizer.zero_grad()  # else they are of the micro-batches before
             step(method, models, batch, Randomness(run=0)).loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             kept = live.now
