@@ -2,7 +2,7 @@
 
 Steps of each model are rehearsed with tensors that have sizes and no content, so that no weights, no GPU and
 hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the peak. Batches
-are larger than what is computed at once, so that gradients wait beside the activations.
+are larger than what is computed at once, so gradients of the pairs before wait beside the activations.
 
     python benchmarks/presets.py
 """
