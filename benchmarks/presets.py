@@ -1,8 +1,9 @@
 """Settings that fit GPUs of 16, 24, 48 and 80 GB: estimates, for four models in their published shapes.
 
-Steps of each model are rehearsed with tensors that have sizes and no content, so that no weights, no GPU and
-hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the peak. Batches
-are larger than what is computed at once, so gradients of the pairs before wait beside the activations.
+Steps of each model are rehearsed with tensors that have sizes and no content, so that no weights, no GPU
+and hardly any memory are needed: of one pair, and of two numbers of pairs at which activations make the
+peak. Batches are larger than what is computed at once, so gradients of the pairs before wait beside the
+activations.
 
     python benchmarks/presets.py
 """

@@ -2,9 +2,9 @@
 
 The plain way encodes images and prompts in each step, holds a frozen copy as the reference and computes in
 float32. Tensors at the peak, weights included, are counted in a step of their own, as an accelerator would
-hold them: without the encoded examples, of which it sees one batch at a time. Resident memory is the process's
-above that of the libraries, encoded examples included. Every way runs in a process of its own, all of them in
-turns; the speed is that of the fastest round, and ratios are of one session on one machine.
+hold them: without the encoded examples, of which it sees one batch at a time. Resident memory is the
+process's above that of the libraries, encoded examples included. Every way runs in a process of its own,
+all of them in turns; the speed is that of the fastest round, and ratios are of one session on one machine.
 """
 
 import argparse
