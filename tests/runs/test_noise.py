@@ -90,6 +90,6 @@ def test_a_method_that_samples_does_not_read_it(options):
 
 
 def test_a_run_is_trained_on_the_timesteps_it_names(options):
-    parts = small.assembled(options(**{"noise.timesteps": [30, 40], "noise.zero_terminal_snr": True}))
+    parts = small.assembled(options(**{"noise.timesteps": [40, 30], "noise.zero_terminal_snr": True}))
     assert parts.models.policy.process.trained == parts.models.reference.process.trained == (30, 40)
     assert parts.models.policy.process.alphas_cumprod[-1].item() == 0

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tests import small
 
+from penchant.data.rows import Candidate, Example
+from penchant.data.store import write_parquet
 from penchant.errors import PenchantError, TrainingStopped
 from penchant.slots.compose import step
 from penchant.training.reference import frozen_copy
@@ -64,6 +66,34 @@ def test_images_that_are_judged_twice_keep_their_sides(options, tmp_path):
     assert margin.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("changes", "num_groups"),
+    [
+        ({}, 6),
+        ({"method": "rank-dpo", "data.top_k": 2, "objective": {}}, 2),
+        ({"method": "diffusion-kto", "data.labels": "always"}, 4),
+    ],
+    ids=["pair", "ranked", "unary"],
+)
+def test_a_list_that_is_judged_twice_keeps_its_images(options, tmp_path, changes, num_groups):
+    """a > b > c and a > c > b: the groups of equal number show other images in the same relative order."""
+    candidates = [Candidate(image=small.picture(n, shade)) for n, shade in enumerate((200, 60, 130))]
+    examples = [
+        Example(prompt="thing", candidates=tuple(candidates), preference=scores, split="train")
+        for scores in ((0.9, 0.5, 0.1), (0.9, 0.1, 0.5))
+    ]
+    write_parquet(examples, tmp_path / "twice.parquet")
+    whole = {"training.batch_size": num_groups, "training.micro_batch_size": num_groups}
+    data = {"data.path": str(tmp_path / "twice.parquet"), "data.heldout_split": None}
+    parts = small.assembled(
+        cached(options, draws=1, **{"objective": {"beta": 500}, **changes}, **data, **whole)
+    )
+    batch = parts.sources.train(0)
+    assert len(set(batch.micro[0].ids)) < num_groups
+    margin = step(parts.method, parts.models, batch.micro[0], batch.draws).measured["margin/mean"]
+    assert margin.abs().max() < 1e-6
+
+
 def test_a_run_trains_and_resumes_on_them_and_a_second_one_measures_nothing(options, tmp_path, caplog):
     folder = str(tmp_path / "errors")
     changes = {"reference": {"folder": folder}, "training.steps": 6}  # twice over 12 groups
@@ -103,16 +133,16 @@ def test_only_what_the_steps_see_is_measured(options, tmp_path):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"data.flip": True}, "preparation of the data"),
-        ({"noise.timesteps": [10, 20]}, "noise"),
-        ({"ratio": {"reduction": "sum"}, "objective": {"beta": 1}}, "error"),
-        ({"training.precision": "bfloat16"}, "precision"),
+        ({"data.flip": True}, "data.flip: False -> True."),
+        ({"noise.timesteps": [10, 20]}, r"noise.timesteps: None -> \[10, 20\]."),
+        ({"ratio": {"reduction": "sum"}, "objective": {"beta": 1}}, "ratio.reduction: mean -> sum."),
+        ({"training.precision": "bfloat16"}, "precision: float32 -> bfloat16."),
     ],
 )
 def test_a_folder_of_other_errors_is_refused_and_says_what_differs(options, tmp_path, change, what):
     folder = {"folder": str(tmp_path / "errors")}
     small.assembled(cached(options, draws=1, reference=folder))
-    with pytest.raises(PenchantError, match=f"was made from something else: {what}: "):
+    with pytest.raises(PenchantError, match=f"was made from something else: {what} Give"):
         small.assembled(cached(options, draws=1, reference=folder, **change))
 
 
@@ -143,14 +173,23 @@ def test_what_they_do_not_fit_is_refused(options, changes, sentence):
         small.assembled(cached(options, **changes))
 
 
-def test_a_beta_that_blows_their_rounding_up_is_refused(options, monkeypatch):
-    parts = small.assembled(cached(options))
+@pytest.mark.parametrize(
+    ("changes", "gap"),
+    [
+        ({}, 1e-4),
+        ({"method": "diffusion-kto"}, 1e-3),
+        ({"objective": {"kind": "squared", "beta": 500}}, 1e-4),
+    ],
+    ids=["logistic", "utility", "squared"],
+)
+def test_errors_that_a_beta_does_not_take_for_those_of_the_start_are_refused(options, changes, gap):
+    parts = small.assembled(cached(options, **changes))
     errors = parts.sources.train.examples.reference_errors
     for shard in errors.table.shards:
-        shard["error"][:, 0] += 1e-4
+        shard["error"][::2, 0] += gap
     from penchant.training.self_check import self_check
 
-    with pytest.raises(TrainingStopped, match="Rounding of the cached errors is too large for this beta"):
+    with pytest.raises(TrainingStopped, match="self-check: the cached errors are not those of the policy"):
         self_check(
             parts.method,
             parts.models,

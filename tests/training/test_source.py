@@ -22,6 +22,7 @@ def examples(number=10, *, deviation=1.0, variants=1, candidates=2, sides=(2,)):
     prompts = {"prompt": torch.arange(4.0).reshape(4, 1)}
     return EncodedExamples(
         ids=tuple(f"example {n}" for n in range(number)),
+        contents=tuple(f"content {n}" for n in range(number)),
         latents=Table(shards, torch.tensor(places)),
         image=torch.stack(image),
         conditions=Table([prompts], torch.tensor([[0, row] for row in range(4)])),

@@ -1,7 +1,7 @@
 """What is kept between runs, and under which description: encoded images and prompts, reference errors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,14 @@ _HALF_PRECISION_TOLERANCE: Final = 0.02
 
 _ERROR_TOLERANCE: Final = 1e-3
 """Relative change of a stored error that another batch size or device may cause."""
+
+
+_WITHOUT_EFFECT_ON_ERRORS: Final = {
+    *("path", "train_split", "heldout_split", "cache"),  # the key of an error and the hash of the data say it
+    *("pairs", "min_gap", "labels", "top_k", "min_size"),
+    *("streaming", "shuffle_buffer", "max_broken"),
+}
+"""Options of `data` that change no reference error."""
 
 
 def encoding_rows(
@@ -116,17 +124,20 @@ def _error_rows(
     if reference.folder is None:
         return InMemory()
     start = run.training.lora.start_from
-    seen = run.data.model_dump(exclude={"path", "train_split", "heldout_split", "cache"})
+    seen = run.data.model_dump(exclude=_WITHOUT_EFFECT_ON_ERRORS)
     if name != "train":
         seen = {**seen, "prompt_dropout": 0.0, "flip": False, "crops": 1}
+    noise = run.noise.model_dump(exclude={"draw"})
+    ratio = {option: value for option, value in asdict(method.ratio).items() if option != "scale"}  # type: ignore[call-overload]
     about = {
         "model": model_hash(model_folder),
         "adapter to start from": "none" if start is None else model_hash(Path(start)),
         "data": data_hash,
-        "preparation of the data": str(seen),
+        **{f"data.{option}": str(value) for option, value in seen.items()},
         "latents": "float32" if run.data.cache is None else "float16",
-        "noise": str(run.noise.model_dump(exclude={"draw"})),
-        "error": str(replace(method.ratio, scale=1.0)),  # type: ignore[type-var]
+        **{f"noise.{option}": str(value) for option, value in noise.items()},
+        "ratio": type(method.ratio).__name__,
+        **{f"ratio.{option}": str(value) for option, value in ratio.items()},
         "precision": run.training.precision,
         "mode": run.training.mode,
         "text encoder trains": str(run.training.lora.text_encoder),

@@ -35,7 +35,7 @@ def process_of(process: NoiseProcess, noise: Noise, *, where: str) -> NoiseProce
                 f"{where}: noise.timesteps: must be < {process.num_timesteps}, the model's timesteps, got "
                 f"{max(noise.timesteps)}."
             )
-        process = replace(process, trained=tuple(noise.timesteps))
+        process = replace(process, trained=tuple(sorted(noise.timesteps)))
     if noise.zero_terminal_snr:
         process = replace(process, alphas_cumprod=zero_terminal_snr(process.alphas_cumprod))
     return process

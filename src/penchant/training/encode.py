@@ -247,6 +247,7 @@ def joined(
             score[number, : len(group.candidates)] = torch.tensor(group.score, dtype=torch.float32)
     return EncodedExamples(
         ids=tuple(group.id for group in groups),
+        contents=tuple(_content(group) for group in groups),
         latents=images[0],
         image=images[1],
         conditions=prompts[0],
@@ -254,6 +255,12 @@ def joined(
         score=None if groups[0].score is None else score,
         valid=None if valid.all() else valid,
     )
+
+
+def _content(group: Group) -> str:
+    """Names the images of a group in their order."""
+    hashes = "\n".join(candidate.content_hash for candidate in group.candidates)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def encode_prompts(prompts: Sequence[str], family: Encoders) -> Condition:

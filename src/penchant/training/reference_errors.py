@@ -55,12 +55,11 @@ def with_reference_errors(
         return {"error": error.float().cpu()}
 
     pairs = list(dict.fromkeys((number, row) for number, together in wanted for row in together))
-    # The same images may be judged twice, with either winner: their order belongs to the key.
-    order_of = {
-        row: "-".join(map(str, examples.image[row, 0].argsort().tolist()))
-        for row in {row for _, row in pairs}
+    # Candidates may be judged more than once, lists are padded to the longest: a key says what a group shows.
+    keys = {
+        (number, row): f"{number}/{examples.ids[row]}/{examples.contents[row]}/{examples.image.shape[-1]}"
+        for number, row in pairs
     }
-    keys = {(number, row): f"{number}/{examples.ids[row]}/{order_of[row]}" for number, row in pairs}
     missing = set(rows.missing(keys.values()))
     pair_of = {key: pair for pair, key in keys.items()}
     rows.spot_check(lambda key: errors([pair_of[key][1]], pair_of[key][0]))

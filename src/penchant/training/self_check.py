@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
@@ -26,6 +27,8 @@ class SelfCheck:
         loss: Of the whole global batch, weights and terms included.
         objective: The objective alone; log 2 for a logistic one.
         margin: Largest |margin| of a group; exactly 0 at policy = reference.
+        pull: Largest distance of a group's gradient factor from 0.5, which it is at policy = reference; None
+            without a reference.
         gradient_norm: Before clipping; > 0.
         trainable: Parameters that train.
         parameters: Parameters in all.
@@ -37,6 +40,7 @@ class SelfCheck:
     loss: float
     objective: float
     margin: float | None
+    pull: float | None
     gradient_norm: float
     trainable: int
     parameters: int
@@ -86,8 +90,9 @@ def self_check(
             batches.
 
     Raises:
-        TrainingStopped: If the margin is not exactly 0, a logistic loss not log 2, or the gradient dead;
-            names the likely cause.
+        TrainingStopped: If the margin is not exactly 0 (a reference that was measured in other batches may
+            change no group's pull by more than 2 %), a logistic loss not log 2, or the gradient dead; names
+            the likely cause.
     """
     trained = list(trained_parameters(network).values())
     if not trained:
@@ -96,13 +101,16 @@ def self_check(
     metrics = aggregate(outputs, accelerator)
     norm = accelerator.clip_grad_norm_(trained, math.inf)
     optimizer.zero_grad()
-    margin = None
+    margin = pull = None
     if method.needs_reference:
         margin = max(output.measured["margin/mean"].abs().max().item() for output in outputs)
+        factors = torch.cat([output.measured["gradient/factor"] for output in outputs])
+        pull = (factors - 0.5).abs().nan_to_num(0.0).max().item()  # ties never pull
     check = SelfCheck(
         loss=metrics["loss"],
         objective=metrics["loss/objective"],
         margin=margin,
+        pull=pull,
         gradient_norm=float(whole(norm)) if norm is not None else 0.0,
         trainable=sum(p.numel() for p in trained),
         parameters=sum(p.numel() for p in network.parameters()),
@@ -125,14 +133,16 @@ def _require_sound(check: SelfCheck, method: Method, exact: bool) -> None:
             f"self-check: policy and reference differ before the first step, margin {check.margin:g} instead "
             "of 0. Usual causes: dropout that is on, or a reference in another precision."
         )
+    if not exact and check.pull is not None and check.pull > _ROUNDED:
+        raise TrainingStopped(
+            "self-check: the cached errors are not those of the policy at its start: the margin is "
+            f"{check.margin:g}, which changes the pull of a group by {2 * check.pull:.0%}. Usual causes: "
+            "rounding that is too large for this beta, or errors of other images. Take another kind of "
+            "reference."
+        )
     gap = abs(check.objective - math.log(2)) if isinstance(method.objective, Logistic) else 0.0
     if gap > (_EXACT if exact else _ROUNDED):
-        cause = (
-            "" if exact else " Rounding of the cached errors is too large for this beta; take another kind."
-        )
-        raise TrainingStopped(
-            f"self-check: the objective is {check.objective:.6f}, not log 2 = 0.693147.{cause}"
-        )
+        raise TrainingStopped(f"self-check: the objective is {check.objective:.6f}, not log 2 = 0.693147.")
     if not check.gradient_norm > 0:
         raise TrainingStopped(
             "self-check: the gradient is exactly 0. Usual causes: identical images in every pair, or a form "
@@ -141,4 +151,4 @@ def _require_sound(check: SelfCheck, method: Method, exact: bool) -> None:
 
 
 _EXACT, _ROUNDED = 1e-5, 1e-2
-"""Largest distance of a logistic objective from log 2 before the first step."""
+"""Largest distance before the first step: of a logistic objective from log 2, of a pull from 0.5."""

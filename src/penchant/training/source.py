@@ -78,6 +78,7 @@ class EncodedExamples:
 
     Attributes:
         ids: Stable name of each example.
+        contents: Names the images of each example and their order, whatever else is in the data.
         latents: `mean` and standard `deviation` of the latent posterior of each image, beside what the model
             is told of the image; images of different buckets differ in shape.
         image: Row of each candidate in each variant, best candidate first.
@@ -89,6 +90,7 @@ class EncodedExamples:
     """
 
     ids: tuple[str, ...]
+    contents: tuple[str, ...]
     latents: Table
     image: Int[Tensor, "N F K"]
     conditions: Table
