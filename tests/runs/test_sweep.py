@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,7 +78,7 @@ def test_the_plan(file_of):
     run = plan.run(plan.candidates[-1], 2)
     assert (run.training.learning_rate, run.data.flip, run.training.steps, run.seed) == (0.05, False, 2, 3)
     assert run.evaluation.split == run.data.heldout_split == "validation"
-    assert run.data.cache == str(plan.folder / "encoded")
+    assert Path(run.data.cache).parent == plan.folder / "encoded"
     assert run.evaluation.score_cache == str(plan.folder / "scores.sqlite")
 
 
@@ -93,7 +94,24 @@ def test_stops_double(file_of, num, steps, stops):
 def test_reference_errors_are_shared(file_of):
     plan = plan_of(file_of(**{"training.reference": {"kind": "cached"}}), [OVER], [])
     runs = [plan.run(candidate, 4) for candidate in plan.candidates]
-    assert {run.training.reference.folder for run in runs} == {str(plan.folder / "reference")}
+    (shared,) = {run.training.reference.folder for run in runs}
+    assert Path(shared).parent == plan.folder / "reference"
+
+
+@pytest.mark.parametrize(
+    ("over", "errors", "images"),
+    [
+        ("training.precision=[float32, bfloat16]", 2, 1),
+        ("data.prompt_dropout=[0.0, 0.1]", 2, 1),
+        ("data.size=[16, 32]", 2, 2),
+        ("data.min_gap=[0.0, 0.1]", 1, 1),
+    ],
+)
+def test_candidates_share_what_their_options_do_not_change(file_of, over, errors, images):
+    plan = plan_of(file_of(**{"training.reference": {"kind": "cached"}}), [over], [])
+    runs = [plan.run(candidate, 1) for candidate in plan.candidates]
+    assert len({run.training.reference.folder for run in runs}) == errors
+    assert len({run.data.cache for run in runs}) == images
 
 
 @pytest.mark.parametrize(
@@ -151,7 +169,8 @@ def test_the_better_half_goes_on(done):
 def test_the_one_at_the_end_is_a_run_that_was_never_stopped(done, raw_of, tmp_path):
     place, found, _ = done
     rate = float(found.best.candidate.partition("=")[2])
-    changes = {"training.learning_rate": rate, "data.cache": str(place / "out/encoded")}
+    encoded = next((place / "out/encoded").iterdir())
+    changes = {"training.learning_rate": rate, "data.cache": str(encoded)}
     straight, _ = small.train(raw_of(tmp_path, **changes))
     small.assert_same_adapter(place / "out" / found.best.candidate, straight.path)
     results = read_results(place / "out" / found.best.candidate / "results.json")

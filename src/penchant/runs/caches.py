@@ -111,6 +111,24 @@ def with_cached_reference(
         )
 
 
+def errors_depend_on(run: RunFile, method: Method) -> dict[str, str]:
+    """The options that change a reference error, beside those that name model, data and adapter."""
+    data = run.data.model_dump(exclude=_WITHOUT_EFFECT_ON_ERRORS)
+    noise = run.noise.model_dump(exclude={"draw"})
+    ratio = {option: value for option, value in asdict(method.ratio).items() if option != "scale"}  # type: ignore[call-overload]
+    return {
+        **{f"data.{option}": str(value) for option, value in data.items()},
+        "latents": "float32" if run.data.cache is None else "float16",
+        **{f"noise.{option}": str(value) for option, value in noise.items()},
+        "ratio": type(method.ratio).__name__,
+        **{f"ratio.{option}": str(value) for option, value in ratio.items()},
+        "precision": run.training.precision,
+        "mode": run.training.mode,
+        "text encoder trains": str(run.training.lora.text_encoder),
+        "quantized": str(run.training.quantized),
+    }
+
+
 def _error_rows(
     run: RunFile,
     method: Method,
@@ -124,25 +142,14 @@ def _error_rows(
     if reference.folder is None:
         return InMemory()
     start = run.training.lora.start_from
-    seen = run.data.model_dump(exclude=_WITHOUT_EFFECT_ON_ERRORS)
-    if name != "train":
-        seen = {**seen, "prompt_dropout": 0.0, "flip": False, "crops": 1}
-    noise = run.noise.model_dump(exclude={"draw"})
-    ratio = {option: value for option, value in asdict(method.ratio).items() if option != "scale"}  # type: ignore[call-overload]
     about = {
         "model": model_hash(model_folder),
         "adapter to start from": "none" if start is None else model_hash(Path(start)),
         "data": data_hash,
-        **{f"data.{option}": str(value) for option, value in seen.items()},
-        "latents": "float32" if run.data.cache is None else "float16",
-        **{f"noise.{option}": str(value) for option, value in noise.items()},
-        "ratio": type(method.ratio).__name__,
-        **{f"ratio.{option}": str(value) for option, value in ratio.items()},
-        "precision": run.training.precision,
-        "mode": run.training.mode,
-        "text encoder trains": str(run.training.lora.text_encoder),
-        "quantized": str(run.training.quantized),
+        **errors_depend_on(run, method),
     }
+    if name != "train":
+        about |= {"data.prompt_dropout": "0.0", "data.flip": "False", "data.crops": "1"}
     return _cache(
         Path(reference.folder) / name,
         about,

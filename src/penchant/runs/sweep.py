@@ -6,13 +6,14 @@ would look at, images of the same prompts and seeds, judged by `evaluation.metri
 which depends on the options that are compared.
 """
 
+import hashlib
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from penchant.errors import ConfigError, DataError, RunFolderError, TrainingStopped
 from penchant.evaluation.results import Results
 from penchant.runs.assemble import method_of
+from penchant.runs.caches import errors_depend_on
 from penchant.runs.evaluate import Images, base_images, evaluate, metric_of
 from penchant.runs.folder import RunFolder, write_json_atomically, writing
 from penchant.runs.load import OVER, alternatives, load
@@ -187,7 +189,10 @@ def plan_of(path: Path, over: Sequence[str], assignments: Sequence[str]) -> Plan
     """
     where, run = str(path), load(path, assignments)
     folder = Path(run.output)
-    candidates = _candidates(over, (*assignments, *_shared(run, folder, where)))
+    candidates = tuple(
+        replace(candidate, assignments=(*candidate.assignments, *_kept(path, candidate, folder)))
+        for candidate in _candidates(over, (*assignments, *_shared(run, folder, where)))
+    )
     plan = Plan(
         path=path,
         folder=folder,
@@ -319,7 +324,7 @@ def _row(plan: Plan, candidate: Candidate, stop: int, judge: _Judge, console: Co
 
 
 def _shared(run: RunFile, folder: Path, where: str) -> list[str]:
-    """Options that let the candidates share what does not differ, and keep the test split out of it."""
+    """Options that let the candidates share their scores, and keep the test split out of it."""
     places: dict[str, str] = {}
     if run.evaluation.prompts == HELD_OUT:
         if run.data.heldout_split is None:
@@ -330,11 +335,27 @@ def _shared(run: RunFile, folder: Path, where: str) -> list[str]:
         places["evaluation.split"] = run.data.heldout_split
     if run.evaluation.score_cache is None:
         places["evaluation.score_cache"] = str(folder / "scores.sqlite")
-    if run.data.cache is None and not run.data.streaming and run.online is None:
-        places["data.cache"] = str(folder / "encoded")
-    if run.training.reference.kind == "cached" and run.training.reference.folder is None:
-        places["training.reference.folder"] = str(folder / "reference")
     return [f"{key}={json.dumps(value)}" for key, value in places.items()]
+
+
+def _kept(path: Path, candidate: Candidate, folder: Path) -> list[str]:
+    """Options that let candidates share what is encoded and measured, as far as theirs do not change it."""
+    run, places = load(path, candidate.assignments), {}
+    encoded = {"model": run.model, "size": str(run.data.size), "buckets": str(run.data.buckets)}
+    if run.data.cache is None and not run.data.streaming and run.online is None:
+        places["data.cache"] = str(folder / "encoded" / _digest(encoded))
+        run = load(path, [*candidate.assignments, f"data.cache={json.dumps(places['data.cache'])}"])
+    if run.training.reference.kind == "cached" and run.training.reference.folder is None:
+        adapter = {"data": run.data.path, "start": str(run.training.lora.start_from)}
+        measured = errors_depend_on(run, method_of(run, where=str(path)))
+        places["training.reference.folder"] = str(
+            folder / "reference" / _digest({**encoded, **adapter, **measured})
+        )
+    return [f"{key}={json.dumps(value)}" for key, value in places.items()]
+
+
+def _digest(options: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _name(assignment: str) -> str:
