@@ -176,6 +176,8 @@ def test_only_ties_are_refused(tmp_path):
     path = write(tmp_path / "ties", label=lambda number: 0.5)
     with pytest.raises(DataError, match="no usable group of shape pair in 40 rows. Are all ties"):
         source(path)(0)
+    with pytest.raises(DataError, match=r"scores differ by min_gap, 2, or more. Lower min_gap.$"):
+        source(path, rules=GroupRules(min_gap=2))(0)
 
 
 def test_only_rows_of_the_split_take_part(tmp_path):

@@ -18,7 +18,7 @@ from penchant.data.stream import Stream
 from penchant.errors import DataError
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
-from penchant.training.encode import Group, Preparation, View, groups_in
+from penchant.training.encode import Group, Preparation, View, groups_in, needs
 
 LANES = 8
 """Lanes at most; their number divides the batch, whatever the number of processes."""
@@ -169,7 +169,7 @@ class Reader:
                 return [entries[at] for at in order]
         raise DataError(
             f"{self.stream.path}: no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
-            "Are all ties, or of another split?"
+            f"Are all ties, or of another split? {needs(self.shape, self.rules)}"
         )
 
     def _entries_of(self, row: Example | DataError) -> Iterator[Entry]:

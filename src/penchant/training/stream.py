@@ -25,7 +25,7 @@ from penchant.shapes import Shape
 from penchant.training.ahead import AHEAD, Ahead
 from penchant.training.distributed import said_by_any
 from penchant.training.encode import SMALL as TOO_SMALL
-from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
+from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in, needs
 from penchant.training.loop import Progress, Record
 from penchant.training.reading import Reader
 from penchant.training.source import GlobalBatch
@@ -245,7 +245,10 @@ def first_groups(stream: Stream, shape: Shape, rules: GroupRules, limit: int) ->
     if num_small:
         logger.warning(TOO_SMALL, stream.path, num_small, num_small + len(found), rules.min_size)
     if not found:
-        raise DataError(f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}.")
+        raise DataError(
+            f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}. "
+            f"{needs(shape, rules)}"
+        )
     return found
 
 
