@@ -45,7 +45,7 @@ class StreamSource:
     A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. Has it
     fewer groups than rows (ties, rows of another split), they come again from the start; has it more, the
     rest waits for another epoch. A place whose group is broken or too small takes another one, half a window
-    away.
+    away; where a whole window has none, the next window of the lane stands in for it, then other lanes.
 
     Args:
         stream: The rows.
