@@ -13,7 +13,7 @@ from tests import small
 
 from penchant.data.columns import Columns
 from penchant.data.rows import DEFAULT_RULES, GroupRules
-from penchant.data.stream import open_stream
+from penchant.data.stream import Piece, open_stream
 from penchant.errors import DataError, TrainingStopped
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
@@ -197,6 +197,21 @@ def test_only_rows_of_the_split_take_part(tmp_path):
         f"{path}: no row of split 'dev', by the name of its file or its own. Make splits with `penchant data "
         "split`, name the files after them, or leave the split out."
     )
+
+
+def test_a_broken_row_of_another_split_takes_no_place(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(small.picture(number, 99))
+    row = '{"prompt": "%s", "chosen": "%s.png", "rejected": "1.png", "split": "%s"}\n'
+    lines = [("t0", 0, "train"), ("lost", 9, "train"), ("v1", 9, "validation"), ("t1", 0, "train")]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(row % ("v0", 9, "validation") + "".join(row % line for line in lines))
+    stream = open_stream(path, split="train")
+    first, lost, last = stream.read([Piece(0, 0, 0, 3)])
+    assert [first.prompt, last.prompt] == ["t0", "t1"] and "line 3" in str(lost)
+    assert [found.prompt for found in stream.read([Piece(0, 0, 2, 3)])] == ["t1"]
+    [other] = open_stream(path, split="validation").read([Piece(0, 0, 1, 2)])
+    assert "line 4" in str(other)
 
 
 def test_splits_of_every_layout(tmp_path, data):
