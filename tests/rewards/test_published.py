@@ -19,6 +19,7 @@ from penchant.cli.rewards import app
 from penchant.errors import ModelError
 from penchant.protocols import Reward
 from penchant.rewards import _convert, catalog
+from penchant.rewards._pixels import padded
 from penchant.rewards.aesthetic import Aesthetic
 from penchant.rewards.clip_score import ClipScore
 from penchant.rewards.hpsv2 import HPSv2
@@ -235,6 +236,11 @@ def test_weights_of_another_architecture_are_refused(open_clip, tmp_path, wrong)
     torch.save(open_clip | {wrong: torch.zeros(1)}, tmp_path / "x.pt")
     with pytest.raises(ModelError, match=f"x.pt: not the weights of hpsv2 .*{wrong}.*published file"):
         _convert.convert("hpsv2", tmp_path / "x.pt", tmp_path / "out")
+
+
+def test_a_thin_picture_is_padded_and_does_not_vanish():
+    square = np.asarray(padded(Image.new("RGB", (1000, 1), "white"), 16))
+    assert square.shape == (16, 16, 3) and (square == 255).all(axis=(1, 2)).sum() == 1
 
 
 # ---------------------------------------------------------------- ImageReward
