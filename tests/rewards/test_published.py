@@ -20,6 +20,7 @@ from penchant.errors import ModelError
 from penchant.protocols import Reward
 from penchant.rewards import _convert, catalog
 from penchant.rewards._pixels import padded
+from penchant.rewards._weights import version_of
 from penchant.rewards.aesthetic import Aesthetic
 from penchant.rewards.clip_score import ClipScore
 from penchant.rewards.hpsv2 import HPSv2
@@ -435,6 +436,26 @@ def test_a_scorer_of_the_hub_is_fetched_without_pickles(clip, images, monkeypatc
     reward = ClipScore(model="someone/clip@v2")
     assert reward.version == ClipScore(model=str(clip)).version
     assert asked == [("someone/clip", "v2", ["*.json", "*.txt", "*.safetensors"])]
+
+
+@pytest.mark.parametrize(
+    ("reward", "usual"),
+    [
+        (lambda **options: PickScore(**options), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        (lambda **options: HPSv2(edition="2.1", **options), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        (lambda **options: ImageReward(**options), "google-bert/bert-base-uncased"),
+    ],
+)
+def test_another_tokenizer_is_another_version(reward, usual, clip, tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    own = version_of("x", str(clip))
+    assert reward(model=str(clip)).tokenizer == usual
+    assert reward(model=str(clip)).version == own  # that of scores that are stored already
+    assert reward(model=str(clip), tokenizer=str(clip)).version == own
+    other = reward(model=str(clip), tokenizer=str(tmp_path)).version
+    assert other == f"{own}+{version_of('x', str(tmp_path))}"
+    with pytest.raises(ModelError, match="tokenizer: no such folder, got 'lost'"):
+        _ = reward(model=str(clip), tokenizer="lost").version
 
 
 def test_every_reward_is_listed_with_its_options(clip):
