@@ -401,6 +401,18 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
         _convert.convert("hpsv2", tmp_path / "list.pt", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["hpsv2", "image-reward", "aesthetic"])
+def test_a_wrong_file_leaves_nothing_behind(kind, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pt")
+    torch.save(linear_head("layers.", 8), tmp_path / "head.pth")
+    for _ in range(2):
+        with pytest.raises(ModelError, match=f"wrong.pt: not the weights of {kind} "):
+            _convert.convert(kind, tmp_path / "wrong.pt", tmp_path / "new" / "out")
+    assert list(tmp_path.rglob("new/*")) == []
+    _convert.convert("aesthetic", tmp_path / "head.pth", tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.glob("new/**/*")] == ["out", "model.safetensors"]
+
+
 def test_folders_without_safe_weights_are_refused_with_the_way_out(clip, images, tmp_path):
     with pytest.raises(
         ModelError, match="^reward pickscore: model: no such folder, got 'lost'. Give a folder"
