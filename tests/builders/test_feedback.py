@@ -12,7 +12,7 @@ from penchant.builders import duplicates
 from penchant.builders.candidates import Wanted, draw_candidates
 from penchant.builders.feedback import Tally, examples_from, relabelled
 from penchant.data.build import BuildRule
-from penchant.data.rows import Candidate, Example
+from penchant.data.rows import Candidate, Example, as_ranked
 from penchant.errors import ConfigError, DataError
 
 
@@ -149,10 +149,23 @@ def test_rows_are_judged_anew_and_the_earlier_preference_is_kept():
         "earlier_preference": [1.0, 0.0],
     }
     assert found[3].provenance["earlier_preference"] is None
-    assert found[0].candidates[1].scores == {"old": 1.0, "red": 20.0}
+    assert found[0].candidates[1].scores == {"red": 20.0}
+    assert found[0].candidates[1].meta == {"earlier_scores": {"old": 1.0}, "scorers": {"red": "7"}}
     assert (tally.num_prompts, tally.num_ties) == (6, 2)
     assert (tally.num_agreed, tally.num_decided) == (2, 3)  # rows 1 (against), 2 and 6 (alike)
     assert seen == [6]
+
+
+def test_a_ranked_list_counts_wins_over_the_new_rewards_alone(files):
+    _, _, lists = built(files, BuildRule.LIST)
+    against, extra = Red(name="less red", factor=-1.0), Red(name="twice red", factor=2.0)
+    [judged, *_] = relabelled(lists, (against,), tally=Tally())
+    best_first, phi = as_ranked(judged)
+    assert [c.scores["less red"] for c in best_first] == [-10, -20, -40, -40]  # cat: 10, 40, 20 and 40
+    assert phi == pytest.approx([3 / 3, 2 / 3, 0, 0])
+    [both, *_] = relabelled(lists, (against, extra), tally=Tally())
+    assert both.preference == (-10, -40, -20, -40)  # the first decides
+    assert as_ranked(both)[1] == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3])  # 3 + 0, 2 + 1, 0 + 2, of 2 * 3
 
 
 def test_texts_cannot_be_judged_by_images():

@@ -110,6 +110,28 @@ def test_a_small_file_of_very_many_pixels_is_refused(side, message):
     assert refused(bomb) == message
 
 
+@pytest.mark.parametrize("size", [(1, 60_000), (101, 2)])
+def test_a_long_and_thin_image_is_refused(size):
+    encoded = saved(Image.new("L", size))  # of 196 bytes, and 4 GB at a window of 128 pixels
+    sentence = (
+        f"too long and thin an image, got {size[0]} x {size[1]} pixels. The longer side may be 50 times the "
+        "shorter at most; cut it."
+    )
+    assert refused(encoded) == sentence
+    with pytest.raises(DataError, match="too long and thin"):
+        dimensions(Candidate(image=encoded))
+    assert decode(saved(Image.new("L", (1, 50))), where="").size == (1, 50)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.int16, "I"), (np.float32, "F")])
+def test_a_tiff_that_does_not_say_what_is_white_is_refused(kind, mode):
+    encoded = saved(Image.fromarray(np.array([[0, 1], [127, 200]]).astype(kind)), "TIFF")
+    assert refused(encoded) == (
+        f"a TIFF of 32-bit or signed numbers, got mode {mode!r}, which does not say what is white. Save it "
+        "with 8 or 16 bits."
+    )
+
+
 WHOLE = {kind: saved(noise(), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
 
 

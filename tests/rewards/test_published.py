@@ -19,6 +19,8 @@ from penchant.cli.rewards import app
 from penchant.errors import ModelError
 from penchant.protocols import Reward
 from penchant.rewards import _convert, catalog
+from penchant.rewards._pixels import padded
+from penchant.rewards._weights import version_of
 from penchant.rewards.aesthetic import Aesthetic
 from penchant.rewards.clip_score import ClipScore
 from penchant.rewards.hpsv2 import HPSv2
@@ -237,6 +239,11 @@ def test_weights_of_another_architecture_are_refused(open_clip, tmp_path, wrong)
         _convert.convert("hpsv2", tmp_path / "x.pt", tmp_path / "out")
 
 
+def test_a_thin_picture_is_padded_and_does_not_vanish():
+    square = np.asarray(padded(Image.new("RGB", (1000, 1), "white"), 16))
+    assert square.shape == (16, 16, 3) and (square == 255).all(axis=(1, 2)).sum() == 1
+
+
 # ---------------------------------------------------------------- ImageReward
 
 
@@ -394,6 +401,18 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
         _convert.convert("hpsv2", tmp_path / "list.pt", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["hpsv2", "image-reward", "aesthetic"])
+def test_a_wrong_file_leaves_nothing_behind(kind, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pt")
+    torch.save(linear_head("layers.", 8), tmp_path / "head.pth")
+    for _ in range(2):
+        with pytest.raises(ModelError, match=f"wrong.pt: not the weights of {kind} "):
+            _convert.convert(kind, tmp_path / "wrong.pt", tmp_path / "new" / "out")
+    assert list(tmp_path.rglob("new/*")) == []
+    _convert.convert("aesthetic", tmp_path / "head.pth", tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.glob("new/**/*")] == ["out", "model.safetensors"]
+
+
 def test_folders_without_safe_weights_are_refused_with_the_way_out(clip, images, tmp_path):
     with pytest.raises(
         ModelError, match="^reward pickscore: model: no such folder, got 'lost'. Give a folder"
@@ -429,6 +448,26 @@ def test_a_scorer_of_the_hub_is_fetched_without_pickles(clip, images, monkeypatc
     reward = ClipScore(model="someone/clip@v2")
     assert reward.version == ClipScore(model=str(clip)).version
     assert asked == [("someone/clip", "v2", ["*.json", "*.txt", "*.safetensors"])]
+
+
+@pytest.mark.parametrize(
+    ("reward", "usual"),
+    [
+        (lambda **options: PickScore(**options), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        (lambda **options: HPSv2(edition="2.1", **options), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        (lambda **options: ImageReward(**options), "google-bert/bert-base-uncased"),
+    ],
+)
+def test_another_tokenizer_is_another_version(reward, usual, clip, tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    own = version_of("x", str(clip))
+    assert reward(model=str(clip)).tokenizer == usual
+    assert reward(model=str(clip)).version == own  # that of scores that are stored already
+    assert reward(model=str(clip), tokenizer=str(clip)).version == own
+    other = reward(model=str(clip), tokenizer=str(tmp_path)).version
+    assert other == f"{own}+{version_of('x', str(tmp_path))}"
+    with pytest.raises(ModelError, match="tokenizer: no such folder, got 'lost'"):
+        _ = reward(model=str(clip), tokenizer="lost").version
 
 
 def test_every_reward_is_listed_with_its_options(clip):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             scores = [p.getpixel((0, 0))[0] + len(t) for p, t in zip(pictures, asked["prompts"], strict=True)]
             body = json.dumps({"scores": scores}).encode()
         self.send_response(status)
+        if self.server.told:
+            self.send_header("Content-Length", str(self.server.told.pop(0)))
         self.end_headers()
         for piece in body if isinstance(body, list) else [body]:
             try:
@@ -72,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def running():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.script = [], []
+    server.asked, server.script, server.told = [], [], []
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
@@ -85,6 +88,7 @@ def running():
 def server(running):
     running.asked.clear()
     running.script.clear()
+    running.told.clear()
     return running
 
 
@@ -146,6 +150,17 @@ def test_a_slow_server_is_left_after_its_time(server, slow):
     )
 
 
+def test_an_answer_that_is_cut_off_is_asked_for_again(server, caplog):
+    server.script += [(200, b'{"scores": [', 0.0)]
+    server.told += [100]
+    assert http(server)(images(7), ["a"]).tolist() == [8]
+    assert "no answer (IncompleteRead(12 bytes read, 88 more expected)); asked again in 0 s" in caplog.text
+    server.script += [(200, b'{"scores": [5]}', 0.0)]
+    server.told += [15]
+    assert http(server)(images(7), ["a"]).tolist() == [5]
+    assert len(server.asked) == 3
+
+
 def test_a_server_that_is_down_is_named(server):
     dead = http(server, url="http://127.0.0.1:9/", retries=1)
     assert refusal(dead, "a").startswith("reward mine: http://127.0.0.1:9/: no answer (")
@@ -193,6 +208,64 @@ def test_a_child_that_never_reads_a_long_question_is_ended():
         deaf(noise, ["a"])
 
 
+def test_a_child_behind_a_wrapper_is_ended_with_it(tmp_path):
+    script = f'{sys.executable} -c \'import os, time; open("{tmp_path}/pid", "w").write(str(os.getpid()))'
+    behind = Subprocess(
+        command=["bash", "-c", script + "; time.sleep(60)'; true"],
+        name="mine",
+        timeout=3.0,
+        start_timeout=3.0,
+        retries=0,
+    )
+    start = time.monotonic()
+    assert "no answer in time for 1 images" in refusal(behind, "a")
+    assert time.monotonic() - start < 20
+    while time.monotonic() - start < 20:
+        try:
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the program behind the wrapper still runs")
+
+
+def test_a_child_that_ends_in_the_middle_of_its_answer_is_started_anew(tmp_path, caplog):
+    script = f"""
+import os, sys
+for line in sys.stdin:
+    if not os.path.exists({str(tmp_path / "once")!r}):
+        open({str(tmp_path / "once")!r}, "w").close()
+        sys.stdout.write('{{"scores": [1,')
+        sys.stdout.flush()
+        os._exit(4)
+    print('{{"scores": [5]}}', flush=True)
+"""
+    again = child(script, retries=1)
+    assert again(images(1), ["a"]).tolist() == [5]
+    assert "the program ended (exit code 4)" in caplog.text
+    child_of(tuple(again.command)).stop()
+
+
+def test_a_child_that_answers_twice_is_refused_before_its_scores_are_shifted():
+    script = """
+import json, sys
+for line in sys.stdin:
+    answer = json.dumps({"scores": [len(prompt) for prompt in json.loads(line)["prompts"]]})
+    sys.stdout.write(2 * (answer + chr(10)))
+    sys.stdout.flush()
+"""
+    twice = child(script, batch_size=1)
+    assert refusal(twice, "a", "bb", "ccc", "dddd").startswith(
+        f"{sys.executable}: must write one line for each question, got another one after its answer: "
+        """'{"scores": ["""
+    )
+
+
+def test_a_child_that_ends_after_each_answer_is_started_anew():
+    once = child("import sys; input(); print(chr(123) + '\"scores\": [3]}')", batch_size=1, retries=1)
+    assert once(images(1, 2, 3), ["a", "b", "c"]).tolist() == [3, 3, 3]
+
+
 def test_a_child_that_talks_nonsense_or_is_not_there():
     wordy = child("print('loading weights', flush=True); input()")
     assert "must answer with JSON such as" in refusal(wordy, "a")
@@ -209,6 +282,10 @@ def test_a_child_that_talks_nonsense_or_is_not_there():
         (
             {"kind": "http", "name": "a", "url": "file:///etc/passwd"},
             ".url: must begin with http:// or https://",
+        ),
+        (
+            {"kind": "http", "name": "a", "url": "http://h/\u00e4"},
+            ".url: must be ASCII without spaces, others as %XX, got 'http://h/\u00e4'.",
         ),
         (
             {"kind": "http", "name": "a", "url": "http://h", "batch_size": 0},

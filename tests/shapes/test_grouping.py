@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.shapes.grouping import PairRule, UnaryRule, k_way, order, pairs, ranked, tally, unary
+from penchant.shapes.grouping import PairRule, UnaryRule, order, pairs, ranked, tally, unary
 
 scores = st.lists(st.integers(-3, 3), min_size=1, max_size=6)
 rewards = st.integers(2, 5).flatmap(
@@ -41,11 +41,6 @@ def test_all_pairs_do_not_depend_on_the_order_of_candidates(s, random):
 def test_a_gap_drops_exactly_the_pairs_that_stand_closer(s, gap):
     far = [(w, loser) for w, loser in pairs(s).decided if s[w] - s[loser] >= gap]
     assert pairs(s, min_gap=gap).decided == far
-
-
-@given(scores)
-def test_groups_of_two_are_the_pairs(s):
-    assert k_way(s, 2) == pairs(s).decided
 
 
 @given(scores)
@@ -89,12 +84,6 @@ def test_ties_at_both_ends_take_the_first_of_each():
     assert pairs([1, 5, 5, 1], PairRule.BEST_VS_WORST).decided == [(1, 0)]
 
 
-def test_groups_of_three_leave_out_ties():
-    assert k_way([1, 3, 2], 3) == [(1, 2, 0)]
-    assert k_way([1, 3, 3], 3) == []
-    assert len(k_way([4, 3, 2, 1], 3)) == 4
-
-
 def test_phi_of_two_rewards_worked_in_the_rankdpo_notes():
     best_first, phi = ranked([[3, 1, 2], [2, 2, 5]])
     assert phi == pytest.approx([0.5, 0.0, 0.75])
@@ -120,7 +109,6 @@ def test_unary_labels_of_both_rules():  # won twice; won once, lost once; only l
     [
         (lambda: pairs([1.0, float("nan")]), "scores must be finite numbers, got [1.0, nan]"),
         (lambda: pairs([1.0, 2.0], min_gap=-1.0), "min_gap must be >= 0, got -1.0"),
-        (lambda: k_way([1.0, 2.0], 1), "k must be >= 2, got 1"),
         (
             lambda: ranked([[1, 2], [1, 2, 3]]),
             "rewards must be rows of one length, at least 2 scores each, got lengths [2, 3]",

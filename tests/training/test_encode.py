@@ -64,6 +64,15 @@ def test_data_without_a_usable_group_is_refused(shape, way_out):
     )
 
 
+def test_a_gap_that_no_pair_has_is_named():
+    with pytest.raises(DataError) as caught:
+        groups_of([example(0.5, 1.0)], Shape.PAIR, where="x", rules=GroupRules(min_gap=2))
+    assert str(caught.value) == (
+        "x: no usable group of shape pair. A pair needs two images of one prompt whose scores differ by "
+        "min_gap, 2, or more. Lower min_gap."
+    )
+
+
 def test_groups_with_a_small_image_are_left_out_and_counted(caplog):
     wide = Candidate(image=small.picture(9, 20, width=40, height=12))
     mixed = replace(example(1.0, 0.0), candidates=(wide, Candidate(image=small.picture(1, 20))))

@@ -13,7 +13,7 @@ from tests import small
 
 from penchant.data.columns import Columns
 from penchant.data.rows import DEFAULT_RULES, GroupRules
-from penchant.data.stream import open_stream
+from penchant.data.stream import Piece, open_stream
 from penchant.errors import DataError, TrainingStopped
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
@@ -176,6 +176,8 @@ def test_only_ties_are_refused(tmp_path):
     path = write(tmp_path / "ties", label=lambda number: 0.5)
     with pytest.raises(DataError, match="no usable group of shape pair in 40 rows. Are all ties"):
         source(path)(0)
+    with pytest.raises(DataError, match=r"scores differ by min_gap, 2, or more. Lower min_gap.$"):
+        source(path, rules=GroupRules(min_gap=2))(0)
 
 
 def test_only_rows_of_the_split_take_part(tmp_path):
@@ -195,6 +197,21 @@ def test_only_rows_of_the_split_take_part(tmp_path):
         f"{path}: no row of split 'dev', by the name of its file or its own. Make splits with `penchant data "
         "split`, name the files after them, or leave the split out."
     )
+
+
+def test_a_broken_row_of_another_split_takes_no_place(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(small.picture(number, 99))
+    row = '{"prompt": "%s", "chosen": "%s.png", "rejected": "1.png", "split": "%s"}\n'
+    lines = [("t0", 0, "train"), ("lost", 9, "train"), ("v1", 9, "validation"), ("t1", 0, "train")]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(row % ("v0", 9, "validation") + "".join(row % line for line in lines))
+    stream = open_stream(path, split="train")
+    first, lost, last = stream.read([Piece(0, 0, 0, 3)])
+    assert [first.prompt, last.prompt] == ["t0", "t1"] and "line 3" in str(lost)
+    assert [found.prompt for found in stream.read([Piece(0, 0, 2, 3)])] == ["t1"]
+    [other] = open_stream(path, split="validation").read([Piece(0, 0, 1, 2)])
+    assert "line 4" in str(other)
 
 
 def test_splits_of_every_layout(tmp_path, data):
@@ -271,9 +288,78 @@ def test_small_images_are_counted_and_replaced(tmp_path, caplog):
     with pytest.raises(DataError) as caught:
         source(path, rules=GroupRules(min_size=17))(0)
     assert str(caught.value) == (
-        f"{path}: each group of a whole window has an image whose shorter side is below min_size, 17 px. "
-        "Lower min_size, or raise shuffle_buffer."
+        f"{path}: each group of a whole epoch has an image whose shorter side is below min_size, 17 px. "
+        "Lower min_size, or give larger images."
     )
+
+
+def broken_in(*numbers):
+    return lambda number, brightness: b"" if number // 2 in numbers else small.picture(number, brightness)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "row_group", "options"),
+    [
+        (8, 8, {"batch_size": 8}),  # one row in each of 8 lanes
+        (40, 10, {"shuffle_buffer": 4}),  # each lane is one window; all of rows 10 to 19 are broken
+        (60, 4, {"shuffle_buffer": 4}),  # lanes end with windows of few rows
+    ],
+)
+def test_a_window_without_a_good_row_takes_those_of_another(tmp_path, caplog, num_rows, row_group, options):
+    broken = {3, *range(10, 20)} & set(range(num_rows))
+    numbers = range(num_rows)
+    columns = {
+        "caption": ["x" * (1 + number) for number in numbers],
+        "jpg_0": [broken_in(*broken)(2 * number, 200) for number in numbers],
+        "jpg_1": [small.picture(2 * number + 1, 60) for number in numbers],
+        "label_0": [1.0] * num_rows,
+    }
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=row_group)
+    stream = source(path, ahead=0, **options)
+    steps = range(2 * stream.reader.steps_per_epoch)
+    with caplog.at_level(logging.WARNING):
+        batches = [stream(step) for step in steps]
+    in_epochs = [batch.counted[BROKEN] for batch in batches]
+    assert sum(in_epochs) == 2 * len(broken)
+    assert all(len(ids(batch)) == stream.batch_size for batch in batches)
+    assert len({name for batch in batches for name in ids(batch)}) == num_rows - len(broken)
+    assert "no row of a whole window can be used; others take their places. One of them: " in caplog.text
+    for step in reversed(steps):  # resumed at any step, by any number of processes
+        shares = [
+            source(path, ahead=0, process=p, num_processes=2, micro_batch_size=1, **options)(step)
+            for p in range(2)
+        ]
+        assert sum(share.counted[BROKEN] for share in shares) == batches[step].counted[BROKEN]
+        assert {n for share in shares for n in ids(share)} == set(ids(batches[step]))
+        assert ids(source(path, ahead=0, **options)(step)) == ids(batches[step])
+
+
+def test_a_window_of_small_images_takes_those_of_another(tmp_path):
+    def picture(number, brightness):
+        return small.picture(number, brightness, height=12 if number < 4 * ROWS else 16)
+
+    path = write(tmp_path / "small", image=picture)  # the first two files
+    stream = source(path, rules=GroupRules(min_size=13))
+    batches = [stream(step) for step in range(10)]
+    assert sum(batch.counted[SMALL] for batch in batches) == 20
+    assert len({name for batch in batches for name in ids(batch)}) == 20
+
+
+def test_a_lane_of_ties_takes_groups_of_another(tmp_path):
+    path = write(tmp_path / "ties", label=lambda number: 1.0 if number == 17 else 0.5)
+    assert {name for step in range(10) for name in ids(source(path)(step))} == {all_groups(path)[0].id}
+
+
+def test_a_window_without_a_good_row_is_read_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "broken", image=broken_in(*range(ROWS, 2 * ROWS)))
+    stream = source(path, ahead=0, shuffle_buffer=4)
+    read, pieces = stream.stream.read, []
+    monkeypatch.setattr(stream.stream, "read", lambda some: pieces.append(some) or read(some))
+    for step in range(10):
+        stream(step)
+    num_windows = sum(len(lane.windows) for lane in stream.stream.lanes(Randomness(run=3, epoch=0), 4, 1))
+    assert num_windows <= len(pieces) <= num_windows + 4
 
 
 def test_what_is_read_ahead_is_told_at_its_own_step(tmp_path, caplog):
@@ -312,7 +398,7 @@ def test_samples_with_missing_members_are_counted(tmp_path):
 
 def test_nothing_but_broken_images_is_refused(tmp_path):
     path = write(tmp_path / "broken", image=lambda number, brightness: b"")
-    with pytest.raises(DataError, match="no row of a whole window can be read; .* got 0 bytes"):
+    with pytest.raises(DataError, match="no row of a whole epoch can be read; .* got 0 bytes"):
         source(path)(0)
 
 

@@ -151,18 +151,21 @@ def relabelled(
     """The same examples with the preference of the first reward: its scores.
 
     A row whose best and worst candidate are equal or closer than the gap is left out. The earlier preference
-    is kept in the provenance, and compared.
+    is kept in the provenance, and compared. Earlier scores of a candidate go to `meta`, as `earlier_scores`:
+    a ranked list is made of all that stand under `scores`.
 
     Args:
         examples: Any examples of images.
-        rewards: Score every candidate; the first decides.
+        rewards: Score every candidate; the first decides, but a ranked list counts wins over all of them.
         tally: Filled while the examples are read.
         min_gap: Smallest difference between best and worst that keeps a row.
         progress: Told how many rows are done.
     """
     judge, rows, num_done = rewards[0], iter(examples), 0
     while some := list(itertools.islice(rows, _EXAMPLES_AT_ONCE)):
-        flat = [(candidate, example.prompt) for example in some for candidate in example.candidates]
+        flat = [
+            (_unscored(candidate), example.prompt) for example in some for candidate in example.candidates
+        ]
         fresh = iter(scored([c for c, _ in flat], [prompt for _, prompt in flat], rewards, tally))
         for example in some:
             candidates = tuple(next(fresh) for _ in example.candidates)
@@ -181,6 +184,13 @@ def relabelled(
         num_done += len(some)
         progress(num_done)
     tally.num_prompts = num_done
+
+
+def _unscored(candidate: Candidate) -> Candidate:
+    """The candidate without its scores, which are kept under `meta`."""
+    if not candidate.scores:
+        return candidate
+    return replace(candidate, scores={}, meta={**candidate.meta, "earlier_scores": dict(candidate.scores)})
 
 
 def _judged(judge: Reward, example: Example, min_gap: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from penchant.protocols import Framing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2**26  # 8192 x 8192; Pillow itself warns from about 89 million
+MAX_RATIO = 50  # longer side to shorter; a window of 1024 pixels is then cut of at most 157 MB
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 
@@ -36,8 +37,9 @@ def decode(encoded: bytes | Path, *, where: str) -> Image.Image:
         where: Place of the image, for messages.
 
     Raises:
-        DataError: It is not an image of a known format, is cut off or damaged, or has more than
-            67 million pixels.
+        DataError: It is not an image of a known format, is cut off or damaged, has more than 67 million
+            pixels, is more than 50 times as long as wide (or as wide as long), or a TIFF whose numbers have
+            no known white.
     """
     with _opened(encoded, where) as image:
         return _rgb(ImageOps.exif_transpose(image))
@@ -142,6 +144,16 @@ def _opened(encoded: bytes | Path, where: str) -> Iterator[Image.Image]:
                 raise DataError(
                     f"{where}: too large an image, got {image.width} x {image.height} pixels. "
                     f"At most {MAX_PIXELS} pixels are read."
+                )
+            if max(image.size) > MAX_RATIO * min(image.size):
+                raise DataError(
+                    f"{where}: too long and thin an image, got {image.width} x {image.height} pixels. The "
+                    f"longer side may be {MAX_RATIO} times the shorter at most; cut it."
+                )
+            if image.format == "TIFF" and image.mode in ("I", "F"):
+                raise DataError(
+                    f"{where}: a TIFF of 32-bit or signed numbers, got mode {image.mode!r}, which does not "
+                    "say what is white. Save it with 8 or 16 bits."
                 )
             yield image
     except FileNotFoundError as error:

@@ -9,10 +9,10 @@ Axes: L lanes.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import accumulate, islice
+from itertools import accumulate, compress, islice
 from pathlib import Path
 from typing import final
 
@@ -80,12 +80,16 @@ class Stream:
         """
         self.path, self.split, self._joined = path, split, joined
         self._firsts = [[0, *accumulate(part.blocks)] for part in joined.parts]
-        self._blocks = [
-            Piece(part, block, 0, size)
-            for part in range(len(joined.parts))
-            for block, size in enumerate(self._sizes(part))
-            if size
-        ]
+        self._blocks: list[Piece] = []
+        self._which: dict[
+            tuple[int, int], bytes
+        ] = {}  # of blocks with rows of several splits: 1 for this one
+        for part in range(len(joined.parts)):
+            for block, (size, which) in enumerate(self._members(part)):
+                if size:
+                    self._blocks.append(Piece(part, block, 0, size))
+                    if which is not None:
+                        self._which[part, block] = which
         self._num_rows = sum(piece.stop for piece in self._blocks)
         if not self._num_rows:
             raise DataError(
@@ -111,24 +115,28 @@ class Stream:
         """The rows of some pieces; of a row that is broken, what is wrong with it."""
         for piece in pieces:
             firsts = self._firsts[piece.part]
-            rows = (self._row(piece.part, at) for at in range(firsts[piece.block], firsts[piece.block + 1]))
-            yield from islice((row for row in rows if row is not None), piece.start, piece.stop)
+            block: Iterable[int] = range(firsts[piece.block], firsts[piece.block + 1])
+            if (which := self._which.get((piece.part, piece.block))) is not None:
+                block = compress(block, which)
+            for position in islice(block, piece.start, piece.stop):
+                yield self._row(piece.part, position)
 
-    def _row(self, part: int, position: int) -> Example | DataError | None:
-        """One row; None if it is of another split."""
+    def _row(self, part: int, position: int) -> Example | DataError:
         try:
-            example = self._joined.example(part, position)
+            return self._joined.example(part, position)
         except DataError as error:
             return error
-        return example if self.split in (None, example.split) else None
 
-    def _sizes(self, part: int) -> Sequence[int]:
-        """Rows of the split in each block of a file."""
+    def _members(self, part: int) -> Iterator[tuple[int, bytes | None]]:
+        """Of each block of a file, how many of its rows are of the split, and which; None for all or none."""
         rows, told = self._joined.parts[part], self._joined.splits[part]
         own = None if self.split is None else rows.splits()
-        if own is None:
-            return rows.blocks if self.split in (None, told) else ()
-        return [sum((name or told) == self.split for name in islice(own, size)) for size in rows.blocks]
+        for size in rows.blocks:
+            if own is None:
+                yield size if self.split in (None, told) else 0, None
+            else:
+                which = bytes((name or told) == self.split for name in islice(own, size))
+                yield sum(which), which if 0 < sum(which) < size else None
 
     def prompts(self) -> Iterator[str]:
         """Prompts of all rows, file by file, from the columns without images; a tar file is read as a whole.

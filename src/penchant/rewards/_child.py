@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import os
 import queue
+import signal
 import subprocess
 import tempfile
 import threading
@@ -23,7 +25,7 @@ def child_of(command: tuple[str, ...]) -> "Child":
 
 @final
 class Child:
-    """One process at a time; what it writes to standard error is kept for messages.
+    """One process at a time, ended with all that it has started; its standard error is kept for messages.
 
     Args:
         command: Program and arguments; no shell reads them.
@@ -32,6 +34,7 @@ class Child:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
         self._process: subprocess.Popen[bytes] | None = None
+        self._questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._errors: IO[bytes] | None = None
         self._lock = threading.Lock()
@@ -45,16 +48,17 @@ class Child:
             start_timeout: The same for the first answer of a process, which may load weights first.
 
         Raises:
-            RewardError: The program cannot be started.
+            RewardError: The program cannot be started, or has written more lines than it was asked for.
             TimeoutError: No answer came in time; the process is stopped.
             ChildProcessError: The process ended; its last words are the message.
         """
         with self._lock:
             fresh = self._process is None
-            process = self._start() if self._process is None else self._process
-            assert process.stdin is not None
-            # in a thread, because a child that does not read would block a long question for ever
-            threading.Thread(target=_write, args=(process.stdin, line + b"\n"), daemon=True).start()
+            if fresh:
+                self._start()
+            else:
+                self._require_no_answer_left()
+            self._questions.put(line + b"\n")
             try:
                 answer = self._lines.get(timeout=start_timeout if fresh else timeout)
             except queue.Empty:
@@ -65,37 +69,56 @@ class Child:
             return answer
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """End the process and those that it has started, if there is one."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            self._questions.put(b"")
+            _kill(process)
             process.wait()
-            for pipe in (process.stdin, process.stdout, self._errors):
-                with contextlib.suppress(OSError):  # a question that was not read to its end
-                    if pipe is not None:
-                        pipe.close()
+            assert self._errors is not None
+            self._errors.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
-        self._lines = queue.SimpleQueue()
+    def _require_no_answer_left(self) -> None:
+        """Raise if a line has come since the last answer: the next question would take it for its own."""
         try:
-            process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            line = self._lines.get_nowait()
+        except queue.Empty:
+            return
+        if not line:
+            raise ChildProcessError(self._last_words())
+        self.stop()
+        raise RewardError(
+            f"{self._command[0]}: must write one line for each question, got another one after its answer: "
+            f"{line[:80].decode(errors='replace').strip()!r}. Let it log to standard error."
+        )
+
+    def _start(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
+        self._questions, self._lines = queue.SimpleQueue(), queue.SimpleQueue()
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,  # a group of its own, so that a wrapper's program ends with it
             )
         except OSError as error:
             self._errors.close()
             raise RewardError(
                 f"{self._command[0]}: cannot be started ({error.strerror}). Check the command and the folder."
             ) from error
-        self._process = process
-        threading.Thread(target=_read, args=(process.stdout, self._lines), daemon=True).start()
-        return process
+        # in threads, because a child that neither reads nor writes would block us for ever
+        threading.Thread(target=_write, args=(self._process.stdin, self._questions), daemon=True).start()
+        threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
 
     def _last_words(self) -> str:
         """How the process ended, and the last line of what it wrote to standard error."""
         process, errors = self._process, self._errors
         assert process is not None and errors is not None
-        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may end its answers without ending itself
+            process.wait(timeout=1)
+        _kill(process)
         code = process.wait()
         errors.seek(0)
         lines = errors.read().decode("utf-8", errors="replace").strip().splitlines()
@@ -103,16 +126,24 @@ class Child:
         return f"exit code {code}" + (f": {lines[-1][:200]}" if lines else "")
 
 
-def _write(pipe: IO[bytes], line: bytes) -> None:
-    """Write a line; that a child has ended is told by the end of its answers."""
-    with contextlib.suppress(OSError, ValueError):
-        pipe.write(line)
-        pipe.flush()
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and those that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _write(pipe: IO[bytes], questions: "queue.SimpleQueue[bytes]") -> None:
+    """Write the lines of a queue up to an empty one; that a child has ended is told by its answers' end."""
+    with contextlib.suppress(OSError), pipe:
+        while line := questions.get():
+            pipe.write(line)
+            pipe.flush()
 
 
 def _read(pipe: IO[bytes], lines: "queue.SimpleQueue[bytes]") -> None:
-    """Put every line into the queue, and an empty one at the end."""
-    with contextlib.suppress(OSError, ValueError):  # closed while it was read
+    """Put every whole line into the queue, and an empty one at the end."""
+    with contextlib.suppress(OSError), pipe:
         for line in pipe:
-            lines.put(line)
+            if line.endswith(b"\n"):  # else the child has ended in the middle of it
+                lines.put(line)
     lines.put(b"")

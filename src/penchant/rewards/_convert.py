@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -95,7 +96,7 @@ WRITERS: Final[Mapping[str, Callable[[Mapping[str, Tensor], Path], None]]] = {
 
 
 def convert(kind: str, source: Path, folder: Path) -> None:
-    """Write the weights of a published scorer as safetensors.
+    """Write the weights of a published scorer as safetensors; the folder is whole or not there.
 
     Args:
         kind: A key of `WRITERS`.
@@ -108,12 +109,17 @@ def convert(kind: str, source: Path, folder: Path) -> None:
     if folder.exists():
         raise ModelError(f"{folder}: exists already. Choose another name.")
     state = read_pickle(source)
-    try:
-        WRITERS[kind](state, folder)
-    except (KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{source}: not the weights of {kind} ({str(error).splitlines()[0]}). Give the published file."
-        ) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
+        partial = Path(scratch) / folder.name
+        try:
+            WRITERS[kind](state, partial)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{source}: not the weights of {kind} ({reason}). Give the published file."
+            ) from error
+        partial.rename(folder)
 
 
 def clip_of_open_clip(state: Mapping[str, Tensor], *, vision_heads: int, text_heads: int) -> CLIPModel:

@@ -41,7 +41,7 @@ def cropped(picture: Image.Image, side: int) -> Image.Image:
 
 def padded(picture: Image.Image, side: int) -> Image.Image:
     """The whole picture in the middle of a black square: long side resized to `side`."""
-    width, height = (round(edge * side / max(picture.size)) for edge in picture.size)
+    width, height = (max(1, round(edge * side / max(picture.size))) for edge in picture.size)
     square = Image.new("RGB", (side, side))
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     square.paste(resized, ((side - width) // 2, (side - height) // 2))

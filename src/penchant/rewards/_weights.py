@@ -47,6 +47,21 @@ def version_of(where: str, *models: str) -> str:
     return "+".join(hub.model_hash(folder_of(model, where))[:16] for model in models)
 
 
+def version_with_tokenizer(where: str, model: str, tokenizer: str, *, usual: str) -> str:
+    """Hash of the model, and of a tokenizer that is neither its own nor the usual one.
+
+    Args:
+        where: Reward, for messages.
+        model: Folder or name of the model.
+        tokenizer: The same of the tokenizer.
+        usual: The tokenizer that the reward takes unless told otherwise.
+    """
+    own = version_of(f"{where}: model", model)
+    if tokenizer in (model, usual):
+        return own
+    return f"{own}+{version_of(f'{where}: tokenizer', tokenizer)}"
+
+
 def weights_of(folder: Path, where: str, *, remedy: str) -> Path:
     """The folder again, if it has weights as safetensors.
 

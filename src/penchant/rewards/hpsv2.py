@@ -5,14 +5,16 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Final, Literal, final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from penchant.rewards._clip import towers
 from penchant.rewards._pixels import in_batches, padded
-from penchant.rewards._weights import version_of
+from penchant.rewards._weights import version_with_tokenizer
+
+_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @final
@@ -34,7 +36,7 @@ class HPSv2:
 
     model: str
     edition: Literal["2.0", "2.1"]
-    tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    tokenizer: str = _TOKENIZER
     unit = "points"
     judges = True
 
@@ -45,8 +47,8 @@ class HPSv2:
 
     @property
     def version(self) -> str:
-        """Hash of the model."""
-        return version_of("reward hpsv2: model", self.model)
+        """Hash of the model, and of a tokenizer of another name."""
+        return version_with_tokenizer("reward hpsv2", self.model, self.tokenizer, usual=_TOKENIZER)
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, mostly 22 to 34."""

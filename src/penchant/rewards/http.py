@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from ipaddress import ip_address
 from typing import Final, final
 from urllib.parse import urlsplit
@@ -60,6 +60,8 @@ class Http:
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
             raise ValueError(f"url must begin with http:// or https:// and name a host, got {self.url!r}")
+        if not self.url.isascii() or any(letter.isspace() for letter in self.url):
+            raise ValueError(f"url must be ASCII without spaces, others as %XX, got {self.url!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         if not self.timeout > 0:
@@ -124,6 +126,9 @@ class Http:
                         f"reward {self.name}: {self.url}: too long an answer, got more than "
                         f"{_LONGEST_ANSWER} bytes."
                     )
+            told = response.headers.get("Content-Length", "")
+            if told.isdecimal() and len(body) < int(told):  # which `read1` leaves to us
+                raise IncompleteRead(body, int(told) - len(body))
             return body
 
 

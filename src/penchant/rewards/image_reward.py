@@ -15,12 +15,13 @@ from transformers import BertTokenizer
 from penchant.rewards._blip import BlipEncoder
 from penchant.rewards._linear_head import head_score
 from penchant.rewards._pixels import clip_pixels, cropped, in_batches
-from penchant.rewards._weights import device, folder_of, frozen, loaded, version_of, weights_of
+from penchant.rewards._weights import device, folder_of, frozen, loaded, version_with_tokenizer, weights_of
 
 MEAN: Final = 0.16717362830052426
 DEVIATION: Final = 1.0333394966054072
 """Mean and deviation of the head's output over the authors' validation set; from their code."""
 
+_TOKENIZER: Final = "google-bert/bert-base-uncased"
 _LENGTH: Final = 35
 _WHERE: Final = "reward image-reward: model"
 _REMEDY: Final = "Convert the published file once: `penchant rewards convert image-reward FILE.pt FOLDER`."
@@ -56,15 +57,15 @@ class ImageReward:
     """
 
     model: str
-    tokenizer: str = "google-bert/bert-base-uncased"
+    tokenizer: str = _TOKENIZER
     name = "ImageReward"
     unit = "standard deviations"
     judges = True
 
     @property
     def version(self) -> str:
-        """Hash of the model."""
-        return version_of(_WHERE, self.model)
+        """Hash of the model, and of a tokenizer of another name."""
+        return version_with_tokenizer("reward image-reward", self.model, self.tokenizer, usual=_TOKENIZER)
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, mostly -2.3 to 2; prompts are cut after 35 tokens."""

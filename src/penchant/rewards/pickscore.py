@@ -5,14 +5,16 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from penchant.rewards._clip import towers
 from penchant.rewards._pixels import cropped, in_batches
-from penchant.rewards._weights import version_of
+from penchant.rewards._weights import version_with_tokenizer
+
+_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @final
@@ -31,15 +33,15 @@ class PickScore:
     """
 
     model: str = "yuvalkirstain/PickScore_v1"
-    tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    tokenizer: str = _TOKENIZER
     name = "PickScore"
     unit = "points"
     judges = True
 
     @property
     def version(self) -> str:
-        """Hash of the model."""
-        return version_of("reward pickscore: model", self.model)
+        """Hash of the model, and of a tokenizer of another name."""
+        return version_with_tokenizer("reward pickscore", self.model, self.tokenizer, usual=_TOKENIZER)
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, mostly 19 to 24."""

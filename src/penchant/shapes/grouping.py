@@ -103,19 +103,6 @@ def pairs(scores: Sequence[Score], rule: PairRule = PairRule.ALL, *, min_gap: Sc
     return Pairs(decided, len(compared) - len(decided))
 
 
-def k_way(scores: Sequence[Score], k: int) -> list[tuple[int, ...]]:
-    """Every k candidates of the list whose scores all differ, best first; those with a tie are dropped.
-
-    Args:
-        scores: One score per candidate, higher is better.
-        k: Candidates per group; >= 2. For k = 2 these are `pairs(scores).decided`.
-    """
-    if k < 2:
-        raise ValueError(f"k must be >= 2, got {k}")
-    groups = itertools.combinations(order(scores), k)
-    return [group for group in groups if all(scores[a] > scores[b] for a, b in itertools.pairwise(group))]
-
-
 def tally(scores: Sequence[Score]) -> Tally:
     """Strict wins and losses of each candidate against the others; ties add to neither."""
     _require_finite(scores)

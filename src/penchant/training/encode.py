@@ -85,7 +85,7 @@ def groups_of(
     """
     found = [group for example in examples for group in groups_in(example, shape, rules)]
     if not found:
-        raise DataError(f"{where}: no usable group of shape {shape.value}. {_NEEDS[shape]}")
+        raise DataError(f"{where}: no usable group of shape {shape.value}. {needs(shape, rules)}")
     groups = [group for group in found if not is_small(group.candidates, rules.min_size)]
     if not groups:
         raise DataError(
@@ -114,6 +114,16 @@ _NEEDS = {
     Shape.UNARY: "A unary group needs an image with a label, or a pair with a winner.",
     Shape.RANKED: "A ranked list needs at least two images of one prompt with scores.",
 }
+
+
+def needs(shape: Shape, rules: GroupRules) -> str:
+    """What data must hold for a group of a shape: the sentence for who has none."""
+    if shape is Shape.PAIR and rules.min_gap > 0:
+        return (
+            f"A pair needs two images of one prompt whose scores differ by min_gap, {rules.min_gap:g}, or "
+            "more. Lower min_gap."
+        )
+    return _NEEDS[shape]
 
 
 def groups_in(example: Example, shape: Shape, rules: GroupRules) -> Iterator[Group]:

@@ -6,6 +6,7 @@ another one trains.
 Axes: B groups, L lanes.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,17 @@ from penchant.data.stream import Stream
 from penchant.errors import DataError
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
-from penchant.training.encode import Group, Preparation, View, groups_in
+from penchant.training.encode import Group, Preparation, View, groups_in, needs
+
+logger = logging.getLogger(__name__)
 
 LANES = 8
 """Lanes at most; their number divides the batch, whatever the number of processes."""
 
 Entry = Group | DataError
+
+Window = tuple[int, int, int]
+"""Epoch, lane and number in the lane of a window."""
 
 Images = dict[tuple[Size, str], Sequence[View]]
 """Every variant of an image, by size and content."""
@@ -51,6 +57,22 @@ class Reading:
     def views(self, candidate: Candidate, size: Size) -> Sequence[View]:
         """Every variant of an image of the groups."""
         return self.images[size, candidate.content_hash]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a window, or several, have for a place.
+
+    Attributes:
+        group: The first group that can be read and is large enough; None if there is none.
+        broken: What is wrong with the first entry before it that cannot be read; None without any.
+        small: Whether an entry before it was too small.
+    """
+
+    group: Group | None
+    broken: DataError | None
+    small: bool
 
 
 @final
@@ -84,13 +106,14 @@ class Reader:
         self.seed, self.batch_size = seed, batch_size
         self.places = range(process, batch_size, num_processes)
         self.window = -(-shuffle_buffer // self.num_lanes)
-        self._windows: dict[int, tuple[tuple[int, int], list[Entry]]] = {}
+        self._windows: dict[int, tuple[Window, list[Entry]]] = {}
+        self._barren: dict[Window, Found] = {}
 
     def __call__(self, step: int) -> Reading:
         """The groups of optimizer step `step`, from 0.
 
         Raises:
-            DataError: No row of a whole window can be read, or none is large enough.
+            DataError: No row of the epoch can be read, or none is large enough.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         draws = Randomness(run=self.seed, epoch=epoch)
@@ -101,7 +124,7 @@ class Reader:
         num_small = 0
         for place in self.places:
             lane, at = place % self.num_lanes, first + place // self.num_lanes
-            group, error, small = self._usable(self._entries_at(draws, lane, at), images)
+            group, error, small = self._usable(draws, lane, at, images)
             groups.append(group)
             broken += [] if error is None else [error]
             num_small += small
@@ -113,64 +136,95 @@ class Reader:
             num_small=num_small,
         )
 
-    def _usable(self, entries: Iterator[Entry], images: Images) -> tuple[Group, DataError | None, bool]:
-        """The first group of a place that can be read and is large enough, and what came before it.
+    def _usable(
+        self, draws: Randomness, lane: int, place: int, images: Images
+    ) -> tuple[Group, DataError | None, bool]:
+        """The first group for a place that can be read and is large enough, and what came before it.
 
         That is what is wrong with the first broken entry, if any, and whether any was too small. The images
         of the group are added to those that the step has already.
         """
+        number, offset = self.stream.lanes(draws, self.num_lanes, self.window)[lane].cuts(place)
         broken: DataError | None = None
         small = False
-        for entry in entries:
+        for window in self._windows_from(draws, lane, number):
+            found = self._barren.get(window) or self._found(
+                self._entries(draws, lane, window), offset, images
+            )
+            broken, small = broken or found.broken, small or found.small
+            if found.group is not None:
+                return found.group, broken, small
+            if window not in self._barren:
+                self._remember(window, found)
+        raise DataError(f"{self.stream.path}: {self._why_none(broken, small)}")
+
+    def _windows_from(self, draws: Randomness, lane: int, number: int) -> Iterator[Window]:
+        """A window, then those that stand in for it: the others of its lane, then those of other lanes."""
+        lanes = self.stream.lanes(draws, self.num_lanes, self.window)
+        for other in (*range(lane, self.num_lanes), *range(lane)):
+            count = len(lanes[other].windows)
+            for shift in range(count):
+                yield draws.epoch, other, (number + shift) % count
+
+    def _found(self, entries: Sequence[Entry], offset: int, images: Images) -> Found:
+        """What a window has for a place: the entry at an offset, else another, half a window away."""
+        broken: DataError | None = None
+        small = False
+        size = len(entries)
+        others = ((size // 2 + step) % size for step in range(size))
+        for shift in (*range(min(size, 1)), *(other for other in others if other)):
+            entry = entries[(offset + shift) % size]
             try:
                 if isinstance(entry, DataError):
                     raise entry
                 if is_small(entry.candidates, self.rules.min_size):
                     small = True
                     continue
-                size = self.preparation.size_of(entry)
+                bucket = self.preparation.size_of(entry)
                 for candidate in entry.candidates:
-                    if (name := (size, candidate.content_hash)) not in images:
-                        images[name] = self.preparation.views(candidate, size)
-                return entry, broken, small
+                    if (name := (bucket, candidate.content_hash)) not in images:
+                        images[name] = self.preparation.views(candidate, bucket)
+                return Found(entry, broken, small)
             except DataError as error:
                 broken = broken or error
-        if broken is None:
-            raise DataError(
-                f"{self.stream.path}: each group of a whole window has an image whose shorter side is below "
-                f"min_size, {self.rules.min_size} px. Lower min_size, or raise shuffle_buffer."
+        return Found(None, broken, small)
+
+    def _remember(self, window: Window, found: Found) -> None:
+        """Keep that a window has no group for any place, so that it is read once; of one epoch alone."""
+        if (found.broken or found.small) and not self._barren:
+            logger.warning(
+                "%s: no row of a whole window can be used; others take their places. One of them: %s",
+                self.stream.path,
+                found.broken or f"an image is below min_size, {self.rules.min_size} px.",
             )
-        raise DataError(f"{self.stream.path}: no row of a whole window can be read; {broken}")
+        self._barren = {known: why for known, why in self._barren.items() if known[0] == window[0]}
+        self._barren[window] = found
 
-    def _entries_at(self, draws: Randomness, lane: int, place: int) -> Iterator[Entry]:
-        """The entry of a place, then those that may stand in for it."""
-        number, offset = self.stream.lanes(draws, self.num_lanes, self.window)[lane].cuts(place)
-        entries = self._window(draws, lane, number)
-        half = len(entries) // 2
-        yield entries[offset % len(entries)]
-        for step in range(len(entries) - 1):
-            yield entries[(offset + half + step) % len(entries)]
+    def _why_none(self, broken: DataError | None, small: bool) -> str:
+        if broken is not None:
+            return f"no row of a whole epoch can be read; {broken}"
+        if small:
+            return (
+                "each group of a whole epoch has an image whose shorter side is below min_size, "
+                f"{self.rules.min_size} px. Lower min_size, or give larger images."
+            )
+        return (
+            f"no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
+            f"Are all ties, or of another split? {needs(self.shape, self.rules)}"
+        )
 
-    def _window(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        """The shuffled entries of a window; of the next one that has any if it has none."""
-        key = (draws.epoch, number)
-        if lane not in self._windows or self._windows[lane][0] != key:
+    def _entries(self, draws: Randomness, lane: int, window: Window) -> list[Entry]:
+        """The shuffled entries of a window for a lane, which keeps those that it was given last."""
+        if lane not in self._windows or self._windows[lane][0] != window:
             self._windows.pop(lane, None)  # before the next one is read, so that memory holds one
-            self._windows[lane] = (key, self._read(draws, lane, number))
+            self._windows[lane] = (window, self._read(draws, window))
         return self._windows[lane][1]
 
-    def _read(self, draws: Randomness, lane: int, number: int) -> list[Entry]:
-        windows = self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows
-        for shift in range(len(windows)):
-            chosen = (number + shift) % len(windows)
-            entries = [entry for row in self.stream.read(windows[chosen]) for entry in self._entries_of(row)]
-            if entries:
-                order = draws.permutation(len(entries), f"window {lane}/{chosen}")
-                return [entries[at] for at in order]
-        raise DataError(
-            f"{self.stream.path}: no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
-            "Are all ties, or of another split?"
-        )
+    def _read(self, draws: Randomness, window: Window) -> list[Entry]:
+        _, lane, number = window
+        pieces = self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows[number]
+        entries = [entry for row in self.stream.read(pieces) for entry in self._entries_of(row)]
+        return [entries[at] for at in draws.permutation(len(entries), f"window {lane}/{number}")]
 
     def _entries_of(self, row: Example | DataError) -> Iterator[Entry]:
         if isinstance(row, DataError):

@@ -25,7 +25,7 @@ from penchant.shapes import Shape
 from penchant.training.ahead import AHEAD, Ahead
 from penchant.training.distributed import said_by_any
 from penchant.training.encode import SMALL as TOO_SMALL
-from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in
+from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in, needs
 from penchant.training.loop import Progress, Record
 from penchant.training.reading import Reader
 from penchant.training.source import GlobalBatch
@@ -45,7 +45,7 @@ class StreamSource:
     A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. Has it
     fewer groups than rows (ties, rows of another split), they come again from the start; has it more, the
     rest waits for another epoch. A place whose group is broken or too small takes another one, half a window
-    away.
+    away; where a whole window has none, the next window of the lane stands in for it, then other lanes.
 
     Args:
         stream: The rows.
@@ -245,7 +245,10 @@ def first_groups(stream: Stream, shape: Shape, rules: GroupRules, limit: int) ->
     if num_small:
         logger.warning(TOO_SMALL, stream.path, num_small, num_small + len(found), rules.min_size)
     if not found:
-        raise DataError(f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}.")
+        raise DataError(
+            f"{stream.path}: no usable group of shape {shape.value} in split {stream.split!r}. "
+            f"{needs(shape, rules)}"
+        )
     return found
 
 
