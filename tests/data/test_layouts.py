@@ -167,6 +167,9 @@ def test_pickapic_in_shards(tmp_path, pickapic):
     [
         ("data/train-00000-of-00012.parquet", "train"),
         ("validation_unique-00000-of-00001.parquet", "validation_unique"),
+        # as yuvalkirstain/pickapic_v1 names them
+        ("data/train-00000-of-00645-b66ac786bf6fb553.parquet", "train"),
+        ("data/validation_unique-00000-of-00001-33ead111845fc9c4.parquet", "validation_unique"),
         ("default/test/0000.parquet", "test"),
         ("metadata-validation.parquet", "validation"),
         ("val.json", "validation"),

@@ -30,7 +30,7 @@ _REMOTE = (".parquet", ".tar")
 _KNOWN = ".parquet, .tar, .jsonl, .json, or a folder of such files or of images"
 
 _SPLIT = re.compile(r"(?:^|[-_. /])(train|validation|valid|val|dev|test)(?:ing)?(?=[-_. /]|$)", re.ASCII)
-_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}", re.ASCII)
+_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}(-[0-9a-f]{16})?", re.ASCII)
 _VALIDATION = ("valid", "val", "dev")
 
 
@@ -132,7 +132,7 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
 def split_of(path: PurePath) -> str | None:
     """The split that the name of a file or of its folder tells; None if it tells none.
 
-    `NAME-00000-of-00012.parquet` is of split NAME. Else it is the last word of the path that is `train`,
+    `NAME-00000-of-00012.parquet`, also with 16 hex digits behind it, is of split NAME. Else it is the last word of the path that is `train`,
     `validation` (also `valid`, `val` or `dev`) or `test`.
     """
     if (shard := _SHARD.fullmatch(path.stem)) is not None:
