@@ -66,7 +66,7 @@ def rows(
 ) -> Joined:
     """The rows of every file of a data set, opened but not read.
 
-    Files whose names tell another split are left out.
+    A file whose name tells another split is left out, unless one of its rows names this split.
 
     Args:
         path: As for `read`.
@@ -87,7 +87,11 @@ def rows(
     told = [(file, _told(file, path)) for file in files]
     try:
         return _joined(
-            told, str(path), split, lambda file: _copy(file, columns) or _open(file, columns, recent, place)
+            told,
+            str(path),
+            split,
+            lambda file: _copy(file, columns) or _open(file, columns, recent, place),
+            lambda file: _names_splits(file, columns),
         )
     except OSError as error:
         raise _unreadable(path, error, where) from error
@@ -100,7 +104,13 @@ def remote_rows(
     for suffix in _REMOTE:
         if files := [file for file in data.files if file.suffix == suffix]:
             told = [(file, split_of(file.below(data.root))) for file in files]
-            return _joined(told, data.root, split, lambda file: _open(file, columns, recent, f"{where}: "))
+            return _joined(
+                told,
+                data.root,
+                split,
+                lambda file: _open(file, columns, recent, f"{where}: "),
+                lambda file: _names_splits(file, columns),
+            )
     raise DataError(
         f"{where}: no {', '.join(_REMOTE)} in {data.root}, which can be read from afar. "
         "Download it and give its folder."
@@ -108,14 +118,42 @@ def remote_rows(
 
 
 def _joined(
-    told: Sequence[tuple[File, str | None]], name: str, split: str | None, opened: Callable[[File], Rows]
+    told: Sequence[tuple[File, str | None]],
+    name: str,
+    split: str | None,
+    opened: Callable[[File], Rows],
+    names_splits: Callable[[File], bool],
 ) -> Joined:
-    """The rows of the files that do not tell another split."""
-    chosen = [(file, own) for file, own in told if split is None or own in (None, split)]
+    """The rows of the files that tell no other split, or have a row that names this one."""
+    chosen: list[tuple[Rows, str | None]] = []
+    known: set[str] = set()
+    for file, own in told:
+        if split is None or own is None or own == split:
+            chosen.append((opened(file), own))
+            continue
+        rows = _opened_or_none(file, opened) if names_splits(file) else None
+        named = {part or own for part in (rows and rows.splits()) or (own,)}
+        if rows is not None and split in named:
+            chosen.append((rows, own))
+        known |= named
     if not chosen:
-        known = ", ".join(sorted({own for _, own in told if own is not None}))
-        raise DataError(f"{name}: unknown split {split!r}. Known: {known}.")
-    return Joined([opened(file) for file, _ in chosen], [own for _, own in chosen])
+        raise DataError(f"{name}: unknown split {split!r}. Known: {', '.join(sorted(map(str, known)))}.")
+    return Joined([rows for rows, _ in chosen], [own for _, own in chosen])
+
+
+def _names_splits(file: Place, columns: Columns | None) -> bool:
+    """False if rows of a file name no splits whatever is in it, so that it need not be opened to find one."""
+    if columns is not None:
+        return columns.split is not None
+    return file.suffix.lower() in (".parquet", ".jsonl")
+
+
+def _opened_or_none(file: File, opened: Callable[[File], Rows]) -> Rows | None:
+    """The rows of a file that tells another split; None if it holds something else, such as bare prompts."""
+    try:
+        return opened(file)
+    except DataError:
+        return None
 
 
 def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: bool = False) -> int:
