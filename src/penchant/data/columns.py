@@ -127,20 +127,21 @@ class ColumnRows:
         DataError: A column of the map is not in the table; names it and those that are there.
     """
 
-    def __init__(self, table: Table, columns: Columns) -> None:
+    def __init__(self, table: Table, columns: Columns, *, absent: Sequence[str] = ()) -> None:
         """Check that the columns are there.
 
         Args:
             table: Where the rows are; of a table with one image per row, the rows that belong together are
                 joined by the caller.
             columns: What to read.
+            absent: Columns that no row may have.
         """
-        self.table, self.columns = table, columns
+        self.table, self.columns, self._absent = table, columns, absent
         self.blocks, self.files = table.blocks, table.files
-        absent = [name for name in (*columns.light, *columns.images) if name not in table.names]
-        if absent:
+        unknown = [name for name in (*columns.light, *columns.images) if name not in table.names]
+        if unknown:
             raise DataError(
-                f"{table.path}: no column {', '.join(map(repr, absent))} as `columns` names it. "
+                f"{table.path}: no column {', '.join(map(repr, unknown))} as `columns` names it. "
                 f"There are: {', '.join(table.names)}."
             )
         used = {*columns.light, *columns.images}
@@ -161,7 +162,7 @@ class ColumnRows:
         headers = []
         for position, row in enumerate(self.table.light(names)):
             where = self.table.where(position)
-            _require(row, names, where)
+            self._require(row, names, where)
             headers.append(
                 Header(
                     row=position + 1,
@@ -176,7 +177,7 @@ class ColumnRows:
     def example(self, position: int) -> Example:
         """The row at a position, counted from 0."""
         row, where, columns = self.table.row(position), self.table.where(position), self.columns
-        _require(row, (*columns.light, *columns.images), where)
+        self._require(row, (*columns.light, *columns.images), where)
         images = _images(row, columns, where)
         label = None if columns.label is None else _label(row[columns.label], columns.label, where)
         votes = _numbers(row, columns.votes, where) or [None] * len(images)
@@ -197,11 +198,17 @@ class ColumnRows:
             where=where,
         )
 
-
-def _require(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Lines and samples of a tar file may differ; a row without a named column is refused."""
-    if absent := [name for name in names if name not in row]:
-        raise DataError(f"{where}: no {', '.join(map(repr, absent))}, got {', '.join(row) or 'nothing'}.")
+    def _require(self, row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+        """Lines and samples of a tar file may differ: refuse a row that lacks a column, or has one too many."""
+        if lacking := [name for name in names if name not in row]:
+            raise DataError(
+                f"{where}: no {', '.join(map(repr, lacking))}, got {', '.join(row) or 'nothing'}."
+            )
+        if odd := [name for name in self._absent if name in row]:
+            raise DataError(
+                f"{where}: has {', '.join(map(repr, odd))}, but this file is read as best first. Say with "
+                "`data.columns` (typed: `--column`) what is preferred."
+            )
 
 
 def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:

@@ -252,9 +252,10 @@ def _json(file: Path, columns: Columns | None) -> Rows:
 
 def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
     """The rows by the given columns, or by a known layout; None if it is not known."""
+    absent: Sequence[str] = ()
     if columns is None and (layout := layout_of(table, layouts)) is not None:
-        columns = layout.columns
-    return None if columns is None else ColumnRows(grouped(table, columns), columns)
+        columns, absent = layout.columns, layout.absent
+    return None if columns is None else ColumnRows(grouped(table, columns), columns, absent=absent)
 
 
 def _refuse(table: Table) -> Rows:

@@ -44,7 +44,7 @@ class TarSamples:
         self.blocks: list[int] = []
         self._starts: list[int] = []
         found: dict[str, None] = {}
-        described = None
+        described: list[tarfile.TarInfo] = []
         last = None
         for member, key, name in _members(path, 0):
             if key != last:
@@ -55,11 +55,12 @@ class TarSamples:
                 self.blocks[-1] += 1
             if len(self.blocks) == 1:
                 found[name] = None
-                described = described or (member if _is_json(name) else None)
+                if _is_json(name):
+                    described.append(member)
         if not self.blocks:
             raise DataError(f"{path}: no samples, got a tar file without files.")
         self._cuts = Cuts(self.blocks)
-        self._described = {} if described is None else self._object(described)
+        self._described = self._merged(described)
         numbered = [IMAGES] if any(_number(name) is not None for name in found) else []
         self.names = [*numbered, *self._described, *(name for name in found if not _is_json(name))]
 
@@ -120,10 +121,26 @@ class TarSamples:
                 size += len(content)
         return samples, size
 
-    def _object(self, member: tarfile.TarInfo) -> dict[str, Any]:
+    def _merged(self, members: Sequence[tarfile.TarInfo]) -> dict[str, Any]:
+        """The keys of all objects that can be read, each with its first value.
+
+        Raises:
+            DataError: There are some, but none can be read.
+        """
+        merged: dict[str, Any] = {}
+        errors: list[DataError] = []
         with self.path.open("rb") as file:
-            file.seek(member.offset_data)
-            return object_of(file.read(member.size), where=f"{self.path}: {member.name}")
+            for member in members:
+                file.seek(member.offset_data)
+                try:
+                    found = object_of(file.read(member.size), where=f"{self.path}: {member.name}")
+                except DataError as error:
+                    errors.append(error)
+                else:
+                    merged |= {name: value for name, value in found.items() if name not in merged}
+        if members and len(errors) == len(members):
+            raise errors[0]
+        return merged
 
 
 def _members(path: Place, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
