@@ -75,6 +75,14 @@ def test_a_sample_with_scores_is_never_read_as_best_first(tar, encoded, monkeypa
     assert store.read(path, columns=columns)[1].preference == (1.0, 0.0)
 
 
+def test_hidden_members_of_macos_are_passed_over(tar, encoded):
+    members = [
+        m for name, content in sample("x/1", encoded) for m in ((f"x/._{name[2:]}", b""), (name, content))
+    ]
+    data = store.read(tar(members))
+    assert len(data) == 1 and data[0].prompt == "prompt x/1"
+
+
 def test_samples_are_found_across_runs_and_shards(tmp_path, tar, encoded, monkeypatch):
     monkeypatch.setattr(webdataset, "BLOCK_ROWS", 2)
     for shard in range(2):

@@ -152,7 +152,7 @@ def _members(path: Place, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, s
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     key, name = _split(member.name)
-                    if member.isfile() and name:
+                    if member.isfile() and name and not _is_hidden(member.name):
                         yield member, key, name
     except tarfile.TarError as error:
         raise DataError(
@@ -165,6 +165,11 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, column = base.partition(".")
     return f"{folder}{slash}{stem}", column
+
+
+def _is_hidden(name: str) -> bool:
+    """True for a member such as `._1.0.png`, which tar on macOS adds to `1.0.png`."""
+    return name.rpartition("/")[2].startswith(".")
 
 
 def _is_json(name: str) -> bool:
