@@ -53,6 +53,10 @@ def test_exports_that_cannot_be_read(export):
     for annotation, data, message in (
         (vote("both"), {}, "must select left or right, got 'both'."),
         (vote("left"), {"image2": 3}, "needs two images in its data, got image1."),
+        (vote("left"), {"image2": "http://[x/b.png"}, "needs two images in its data, got image1."),
+        (vote("left") | {"result": None}, {}, "key 'result': must be a list of objects, got null."),
+        ({"result": [{"type": "pairwise", "value": None}]}, {}, "key 'value': must be an object, got null."),
+        (3, {}, "key 'annotations': must be a list of objects, got [3]."),
     ):
         path = export(annotation, **data)
         with pytest.raises(DataError) as caught:

@@ -5,7 +5,7 @@ Axes: K candidates.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -46,8 +46,8 @@ class Table(Protocol):
         """True if a column holds lists."""
         ...
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows, at least these columns."""
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
+        """All rows, at least these columns; of a row that cannot be read, what is wrong with it."""
         ...
 
     def row(self, position: int) -> dict[str, Any]:
@@ -57,6 +57,14 @@ class Table(Protocol):
     def where(self, position: int) -> str:
         """Place of a row, for messages."""
         ...
+
+
+def row_or_error(row: Callable[[int], dict[str, Any]], position: int) -> dict[str, Any] | DataError:
+    """The row at a position; if it cannot be read, what is wrong with it."""
+    try:
+        return row(position)
+    except DataError as error:
+        return error
 
 
 @final
@@ -148,10 +156,10 @@ class ColumnRows:
         self._rest = [name for name in table.names if name not in used]
 
     def splits(self) -> Iterator[str | None] | None:
-        """Split of every row, if the map names such a column."""
+        """Split of every row, if the map names such a column; None where it is not text."""
         if (name := self.columns.split) is None:
             return None
-        return (row.get(name) for row in self.table.light([name]))
+        return (_split_or_none(row, name) for row in self.table.light([name]))
 
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""
@@ -161,18 +169,25 @@ class ColumnRows:
             names = (*names, *columns.images)  # only the list of images says how many there are
         headers = []
         for position, row in enumerate(self.table.light(names)):
-            where = self.table.where(position)
-            self._require(row, names, where)
-            headers.append(
-                Header(
-                    row=position + 1,
-                    prompt=_prompt(row, columns, where),
-                    preference=_preference(row, columns, _num_images(row, columns), where),
-                    split=None if columns.split is None else row[columns.split],
-                    labelled=columns.label is not None,
-                )
-            )
+            try:
+                headers.append(self._header(row, position, names))
+            except DataError as error:
+                split = None if columns.split is None else _split_or_none(row, columns.split)
+                headers.append(Header.broken(position + 1, split, error))
         return headers
+
+    def _header(self, row: dict[str, Any] | DataError, position: int, names: Sequence[str]) -> Header:
+        if isinstance(row, DataError):
+            raise row
+        where, columns = self.table.where(position), self.columns
+        self._require(row, names, where)
+        return Header(
+            row=position + 1,
+            prompt=_prompt(row, columns, where),
+            preference=_preference(row, columns, _num_images(row, columns), where),
+            split=_split(row, columns, where),
+            labelled=columns.label is not None,
+        )
 
     def example(self, position: int) -> Example:
         """The row at a position, counted from 0."""
@@ -193,13 +208,13 @@ class ColumnRows:
                 for number, (image, voted) in enumerate(zip(images, votes, strict=True))
             ),
             preference=_preference(row, columns, len(images), where),
-            split=None if columns.split is None else row[columns.split],
+            split=_split(row, columns, where),
             provenance={name: value for name in self._rest if (value := _plain(row.get(name))) is not None},
             where=where,
         )
 
     def _require(self, row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-        """Lines and samples of a tar file may differ: refuse a row that lacks a column, or has one too many."""
+        """Lines and samples of a tar file may differ: refuse a row that lacks a column or has too many."""
         if lacking := [name for name in names if name not in row]:
             raise DataError(
                 f"{where}: no {', '.join(map(repr, lacking))}, got {', '.join(row) or 'nothing'}."
@@ -220,6 +235,19 @@ def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:
     if not isinstance(prompt, str):
         raise DataError(f"{where}: column {columns.prompt!r}: the prompt must be text, got {prompt!r}.")
     return prompt
+
+
+def _split(row: Mapping[str, Any], columns: Columns, where: str) -> str | None:
+    if columns.split is None or (split := row[columns.split]) is None:
+        return None
+    if not isinstance(split, str):
+        raise DataError(f"{where}: column {columns.split!r}: the split must be text, got {split!r}.")
+    return split
+
+
+def _split_or_none(row: dict[str, Any] | DataError, name: str) -> str | None:
+    split = None if isinstance(row, DataError) else row.get(name)
+    return split if isinstance(split, str) else None
 
 
 def _num_images(row: Mapping[str, Any], columns: Columns) -> int | None:

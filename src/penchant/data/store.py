@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from penchant.data import labelstudio, parquet
 from penchant.data.columns import ColumnRows, Columns, Table
@@ -17,7 +17,7 @@ from penchant.data.paths import Place
 from penchant.data.pickapic import pickapic_rows
 from penchant.data.recent import Recent
 from penchant.data.rows import Example
-from penchant.data.tables import JsonLines, JsonList
+from penchant.data.tables import JsonLines, JsonList, json_entries
 from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
@@ -35,7 +35,12 @@ _VALIDATION = ("valid", "val", "dev")
 
 
 def read(
-    path: Path | str, *, split: str | None = None, columns: Columns | None = None, where: str | None = None
+    path: Path | str,
+    *,
+    split: str | None = None,
+    columns: Columns | None = None,
+    where: str | None = None,
+    keep_broken: bool = False,
 ) -> Dataset:
     """Open preference data; images are not read before an example is asked for.
 
@@ -44,6 +49,8 @@ def read(
         split: Keep only the rows of this split; all rows if None.
         columns: What the columns of the table mean; None finds it out.
         where: Place that named the path, such as `run.yaml: data.path`, for messages.
+        keep_broken: Mark rows that cannot be read in their header, instead of raising the error of the first;
+            with a split, those of no known split are kept too.
 
     Raises:
         DataError: There is no such file, its type is unknown, or its content is wrong.
@@ -53,6 +60,9 @@ def read(
         dataset = rows(path, split=split, columns=columns, recent=Recent(), where=where).dataset(path)
     except OSError as error:
         raise _unreadable(path, error, where) from error
+    for header in dataset.headers:
+        if header.error is not None and not keep_broken:
+            raise header.error
     return dataset if split is None else _of_split(dataset, split)
 
 
@@ -170,8 +180,8 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
 def split_of(path: PurePath) -> str | None:
     """The split that the name of a file or of its folder tells; None if it tells none.
 
-    `NAME-00000-of-00012.parquet`, also with 16 hex digits behind it, is of split NAME. Else it is the last word of the path that is `train`,
-    `validation` (also `valid`, `val` or `dev`) or `test`.
+    `NAME-00000-of-00012.parquet`, also with 16 hex digits behind it, is of split NAME. Else it is the last
+    word of the path that is `train`, `validation` (also `valid`, `val` or `dev`) or `test`.
     """
     if (shard := _SHARD.fullmatch(path.stem)) is not None:
         return shard["split"]
@@ -239,15 +249,12 @@ def _open(file: Place, columns: Columns | None, recent: Recent, place: str) -> R
 
 
 def _json(file: Path, columns: Columns | None) -> Rows:
-    exported = False
-
-    def flat(content: Any) -> Any:
-        nonlocal exported
-        exported = columns is None and labelstudio.is_export(content)
-        return labelstudio.rows_of(content, where=str(file)) if exported else content
-
-    table = JsonList(file, flat)
-    return _mapped(table, labelstudio.COLUMNS if exported else columns) or _refuse(table)
+    entries = json_entries(file)
+    if columns is None and labelstudio.is_export(entries):
+        table, columns = JsonList(file, entries, labelstudio.row_of), labelstudio.COLUMNS
+    else:
+        table = JsonList(file, entries)
+    return _mapped(table, columns) or _refuse(table)
 
 
 def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
@@ -271,9 +278,9 @@ def _unreadable(path: Path, error: OSError, where: str | None) -> DataError:
 
 
 def _of_split(dataset: Dataset, split: str) -> Dataset:
-    chosen = [at for at, header in enumerate(dataset.headers) if header.split == split]
-    if chosen:
-        return dataset.select(chosen)
+    if any(header.split == split for header in dataset.headers):
+        broken = {at for at, h in enumerate(dataset.headers) if h.error is not None and h.split is None}
+        return dataset.select(at for at, h in enumerate(dataset.headers) if h.split == split or at in broken)
     known = sorted({header.split for header in dataset.headers if header.split is not None})
     if not known:
         raise DataError(

@@ -1,11 +1,12 @@
 """Tables that are text: JSON lists and JSONL; and tables whose rows are joined by a column."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
-from penchant.data.columns import Table
+from penchant.data.columns import Table, row_or_error
 from penchant.data.lines import object_of
 from penchant.data.recent import BLOCK_ROWS, Cuts, Recent
 from penchant.errors import DataError
@@ -16,7 +17,7 @@ class JsonLines:
     """Lines of one object each; a run of lines is read when one of them is asked for.
 
     Raises:
-        DataError: The file has no row.
+        DataError: The file has no row, or none of its first 256 can be read.
     """
 
     def __init__(self, path: Path, recent: Recent) -> None:
@@ -39,29 +40,28 @@ class JsonLines:
         if not self.blocks:
             raise DataError(f"{path}: no rows, got blank lines only.")
         self._cuts = Cuts(self.blocks)
-        self._first = self.line(0)[1]
+        self._first = _readable(self.light(()))[0]
         self.names = list(self._first)
 
     def has_list(self, name: str) -> bool:
-        """True if a column holds lists, judged by the first line."""
+        """True if a column holds lists, judged by the first line that can be read."""
         return isinstance(self._first.get(name), list)
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
         """All rows, with all columns; text is light."""
-        return (self.line(position)[1] for position in range(len(self._cuts)))
+        return (row_or_error(self.row, position) for position in range(len(self._cuts)))
 
-    def line(self, position: int) -> tuple[int, dict[str, Any]]:
-        """Number of a line and its object; blank lines are counted, but have no position."""
-        number, line = self._line(position)
-        return number, object_of(line, where=f"{self.path}: line {number}")
+    def number(self, position: int) -> int:
+        """Number of a line, from 1; blank lines are counted, but have no position."""
+        return self._line(position)[0]
 
     def row(self, position: int) -> dict[str, Any]:
         """The object of a line."""
-        return self.line(position)[1]
+        return object_of(self._line(position)[1], where=self.where(position))
 
     def where(self, position: int) -> str:
         """Place of a row, for messages."""
-        return f"{self.path}: line {self._line(position)[0]}"
+        return f"{self.path}: line {self.number(position)}"
 
     def _line(self, position: int) -> tuple[int, bytes]:
         block, offset = self._cuts(position)
@@ -87,47 +87,85 @@ def _lines(path: Path, offset: int, number: int) -> Iterator[tuple[int, int, byt
             offset, number = offset + len(line), number + 1
 
 
-@final
-class JsonList:
-    """A file that is one list of objects, as HPDv2 and Label Studio write it; its text stays in memory.
+def json_entries(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that is one list of them.
 
     Raises:
         DataError: It is not such a list.
     """
+    try:
+        entries = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}).") from error
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path}: must be a list of objects, got {_shown(entries)}.")
+    return entries
 
-    def __init__(self, path: Path, rows_of: Callable[[Any], Any] = lambda content: content) -> None:
-        """Read the file.
+
+class RowOf(Protocol):
+    """Makes a flat row of an entry of a JSON list."""
+
+    def __call__(self, entry: dict[str, Any], /, *, number: int, where: str) -> dict[str, Any]:
+        """The row of the entry with a number, counted from 1; `where` is the file, for messages."""
+        ...
+
+
+def _itself(entry: dict[str, Any], /, *, number: int, where: str) -> dict[str, Any]:
+    return entry
+
+
+@final
+class JsonList:
+    """Entries of a list of objects, as HPDv2 and Label Studio write it; they stay in memory.
+
+    Raises:
+        DataError: None of the first 256 entries gives a row.
+    """
+
+    def __init__(self, path: Path, entries: Sequence[dict[str, Any]], row_of: RowOf = _itself) -> None:
+        """Look at the first entries.
 
         Args:
             path: The file.
-            rows_of: Turns what the file holds into a list of flat objects.
+            entries: What is in it.
+            row_of: Makes a flat row of an entry.
         """
         self.path, self.files = path, (path,)
-        try:
-            rows = rows_of(json.loads(path.read_bytes()))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not JSON ({error}).") from error
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{path}: must be a list of objects, got {_shown(rows)}.")
-        self._rows: list[dict[str, Any]] = rows
-        self.names = list(dict.fromkeys(name for row in rows[:BLOCK_ROWS] for name in row))
-        self.blocks = [min(BLOCK_ROWS, len(rows) - start) for start in range(0, len(rows), BLOCK_ROWS)]
+        self._entries, self._row_of = entries, row_of
+        self.blocks = [min(BLOCK_ROWS, len(entries) - at) for at in range(0, len(entries), BLOCK_ROWS)]
+        first = _readable(self.light(()))
+        self.names = list(dict.fromkeys(name for row in first for name in row))
+        self._first = first[0]
 
     def has_list(self, name: str) -> bool:
         """True if a column holds lists, judged by the first row."""
-        return isinstance(self._rows[0].get(name), list)
+        return isinstance(self._first.get(name), list)
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows."""
-        return iter(self._rows)
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
+        """All rows, with all columns."""
+        return (row_or_error(self.row, position) for position in range(len(self._entries)))
 
     def row(self, position: int) -> dict[str, Any]:
         """One row."""
-        return self._rows[position]
+        return self._row_of(self._entries[position], number=position + 1, where=str(self.path))
 
     def where(self, position: int) -> str:
         """Place of a row, for messages."""
         return f"{self.path}: entry {position + 1}"
+
+
+def _readable(rows: Iterator[dict[str, Any] | DataError]) -> list[dict[str, Any]]:
+    """The rows among the first 256 that can be read; there is one at least.
+
+    Raises:
+        DataError: None can be read; what is wrong with the first.
+    """
+    first = list(islice(rows, BLOCK_ROWS))
+    readable = [row for row in first if isinstance(row, dict)]
+    for row in first:
+        if isinstance(row, DataError) and not readable:
+            raise row
+    return readable
 
 
 def _shown(rows: Any) -> str:

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
+from penchant.data.columns import row_or_error
 from penchant.data.lines import object_of
 from penchant.data.paths import IMAGE_SUFFIXES, Place
 from penchant.data.recent import BLOCK_ROWS, Cuts, Recent
@@ -68,9 +69,9 @@ class TarSamples:
         """True if a column holds lists."""
         return name == IMAGES or isinstance(self._described.get(name), list)
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
         """All samples, one run after the other; a tar file has no columns to leave out."""
-        return (self.row(position) for position in range(len(self._cuts)))
+        return (row_or_error(self.row, position) for position in range(len(self._cuts)))
 
     def row(self, position: int) -> dict[str, Any]:
         """One sample.
