@@ -2,7 +2,7 @@
 
 Read are `data` of a task, and of each annotation that was not cancelled the results of type `pairwise`,
 whose `value.selected` is `left` or `right`. The two images are the values of `data` that are paths of images:
-in their order. UNVERIFIED: written from the documentation of the tag;
+left and right as their keys say, else in their order. UNVERIFIED: written from the documentation of the tag;
 no export of a running Label Studio was at hand.
 """
 
@@ -60,10 +60,16 @@ def row_of(task: Mapping[str, Any], *, number: int, where: str) -> dict[str, Any
     rest = {name: value for name, value in data.items() if name not in (*images, prompt)}
     return rest | {
         "prompt": "" if prompt is None else data[prompt],
-        "images": [images[name] for name in images],
+        "images": [images[name] for name in _left_first(*images)],
         "votes": votes if any(votes) else None,
         "task": task.get("id"),
     }
+
+
+def _left_first(first: str, second: str) -> tuple[str, str]:
+    """The names of the two images, the left one first: by their words, else in the order of the task."""
+    swapped = "right" in first.lower() and "left" in second.lower()
+    return (second, first) if swapped else (first, second)
 
 
 def _side(result: Mapping[str, Any], where: str) -> int:
