@@ -33,6 +33,7 @@ def read(tmp_path, columns, **more):
         ({"ranks": ("a", "b")}, {"a": [1, 2], "b": [2, 2]}, [(-1.0, -2.0), (-2.0, -2.0)]),
         ({"votes": ("a", "b")}, {"a": [0, 2], "b": [3, 2]}, [(0.0, 3.0), (2.0, 2.0)]),
         ({"winner": "a"}, {"a": [1, None]}, [(0.0, 1.0), None]),
+        ({"winner": "a"}, {"a": [1.0, float("nan")]}, [(0.0, 1.0), None]),  # as pandas writes empty cells
     ],
 )
 def test_what_says_which_is_preferred(tmp_path, columns, more, wanted):
@@ -59,8 +60,16 @@ def test_single_images_with_labels(tmp_path):
     data = store.read(path, columns=Columns(images=("i",), label="ok"))
     assert [example.candidates[0].label for example in data] == [1, -1, None]
     assert all(header.labelled for header in data.headers)
-    pq.write_table(pa.table({"i": [b"1", b"2"], "ok": [1, -1]}), path)
-    assert store.read(path, columns=Columns(images=("i",), label="ok"))[1].candidates[0].label == -1
+    pq.write_table(pa.table({"i": [b"1", b"2", b"3"], "ok": [1, -1, float("nan")]}), path)
+    data = store.read(path, columns=Columns(images=("i",), label="ok"))
+    assert [example.candidates[0].label for example in data] == [1, -1, None]
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps({"left": "a.png", "right": "b.png", "a": 10**400, "b": 1}))
+    with pytest.raises(DataError, match=r"line 1: column 'a', 'b': must be numbers, got 1000+\.\.\.0+\."):
+        store.read(path, columns=Columns(images=("left", "right"), scores=("a", "b")))
 
 
 def test_rows_of_a_group_become_one_example(tmp_path):
@@ -97,6 +106,8 @@ def test_absent_columns_are_named_with_those_that_are_there(tmp_path):
             "column 'a': must be the number of the preferred image, 0 to 1, got 2.",
         ),
         ({"winner": "a"}, {"a": [True, True]}, "column 'a': must be the number"),
+        ({"winner": "a"}, {"a": [0.5, 1.0]}, "column 'a': must be the number"),
+        ({"split": "a"}, {"a": [0, 1]}, "column 'a': the split must be text, got 0."),
         ({"scores": ("a", "b")}, {"a": [float("nan")] * 2, "b": [1, 1]}, "column 'a', 'b': must be numbers"),
         (
             {"scores": ("a", "b")},

@@ -4,7 +4,8 @@ Axes: K candidates.
 """
 
 import json
-import math
+import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from penchant.errors import ConfigError, DataError
 
 RULES = ("scores", "ranks", "votes", "winner", "label")
 """Columns that say what was preferred; a table has one of them, or its images stand best first."""
+
+_LARGEST = sys.float_info.max
+"""Largest number that is finite as a float; JSON has larger ones."""
 
 
 class Table(Protocol):
@@ -304,10 +308,10 @@ def _preference(
 
 
 def _won(value: Any, name: str, num_images: int | None, where: str) -> tuple[float, ...] | None:
-    if value is None:
+    if _is_empty(value):
         return None
     count = 2 if num_images is None else num_images
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in range(count):
         raise DataError(
             f"{where}: column {name!r}: must be the number of the preferred image, 0 to {count - 1}, got "
             f"{value!r}."
@@ -323,13 +327,19 @@ def _numbers(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[f
         return None
     values = values if isinstance(values, list) else [values]
     for value in values:
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {value!r}.")
+        if not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+            shown = reprlib.repr(value)
+            raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {shown}.")
     return [float(value) for value in values]
 
 
+def _is_empty(value: Any) -> bool:
+    """True for a cell without a value: none, or the NaN that pandas writes in its place."""
+    return value is None or value != value
+
+
 def _label(value: Any, name: str, where: str) -> int | None:
-    if value is None:
+    if _is_empty(value):
         return None
     if isinstance(value, bool):
         return 1 if value else -1
