@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from penchant.data.columns import RULES, Columns, Table
-from penchant.data.tables import Grouped
+from penchant.data.tables import Grouped, Shared
 from penchant.data.webdataset import IMAGES
 
 
@@ -113,9 +113,9 @@ def layout_of(table: Table, layouts: Sequence[Layout] = PUBLISHED) -> Layout | N
     return next((layout for layout in layouts if layout.fits(table)), None)
 
 
-def grouped(table: Table, columns: Columns) -> Table:
+def grouped(table: Table, columns: Columns, shared: Shared) -> Table:
     """The table, its rows joined if `columns` says so."""
     if columns.group is None:
         return table
     same = [name for name in (columns.prompt, columns.split) if name is not None]
-    return Grouped(table, columns.group, same)
+    return Grouped(table, columns.group, same, shared)

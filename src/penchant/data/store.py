@@ -1,7 +1,8 @@
 """One way in and one way out: reads every known layout, writes the library's own parquet."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from penchant.data.paths import Place
 from penchant.data.pickapic import pickapic_rows
 from penchant.data.recent import Recent
 from penchant.data.rows import Example
-from penchant.data.tables import JsonLines, JsonList, json_entries
+from penchant.data.tables import JsonLines, JsonList, Shared, json_entries
 from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
@@ -100,7 +101,8 @@ def rows(
             told,
             str(path),
             split,
-            lambda file: _copy(file, columns) or _open(file, columns, recent, place),
+            recent,
+            lambda file, shared: _copy(file, columns, shared) or _open(file, columns, shared, place),
             lambda file: _names_splits(file, columns),
         )
     except OSError as error:
@@ -118,7 +120,8 @@ def remote_rows(
                 told,
                 data.root,
                 split,
-                lambda file: _open(file, columns, recent, f"{where}: "),
+                recent,
+                lambda file, shared: _open(file, columns, shared, f"{where}: "),
                 lambda file: _names_splits(file, columns),
             )
     raise DataError(
@@ -131,18 +134,22 @@ def _joined(
     told: Sequence[tuple[File, str | None]],
     name: str,
     split: str | None,
-    opened: Callable[[File], Rows],
+    recent: Recent,
+    opened: Callable[[File, Shared], Rows],
     names_splits: Callable[[File], bool],
 ) -> Joined:
     """The rows of the files that tell no other split, or have a row that names this one."""
     chosen: list[tuple[Rows, str | None]] = []
     known: set[str] = set()
+    last, groups = Recent(0), defaultdict[str | None, dict[Hashable, str]](dict)
     for file, own in told:
+        shared = Shared(recent, last, groups[own])
         if split is None or own is None or own == split:
-            chosen.append((opened(file), own))
+            chosen.append((opened(file, shared), own))
             continue
-        rows = _opened_or_none(file, opened) if names_splits(file) else None
-        named = {part or own for part in (rows and rows.splits()) or (own,)}
+        rows = _opened_or_none(file, shared, opened) if names_splits(file) else None
+        parts = None if rows is None else rows.splits()
+        named = {own} if parts is None else {part or own for part in parts}
         if rows is not None and split in named:
             chosen.append((rows, own))
         known |= named
@@ -158,10 +165,10 @@ def _names_splits(file: Place, columns: Columns | None) -> bool:
     return file.suffix.lower() in (".parquet", ".jsonl")
 
 
-def _opened_or_none(file: File, opened: Callable[[File], Rows]) -> Rows | None:
+def _opened_or_none(file: File, shared: Shared, opened: Callable[[File, Shared], Rows]) -> Rows | None:
     """The rows of a file that tells another split; None if it holds something else, such as bare prompts."""
     try:
-        return opened(file)
+        return opened(file, shared)
     except DataError:
         return None
 
@@ -219,50 +226,52 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def _copy(folder: Path, columns: Columns | None) -> Rows | None:
+def _copy(folder: Path, columns: Columns | None, shared: Shared) -> Rows | None:
     """The rows of a folder that `datasets` wrote; None if it is a file."""
     if not is_copy(folder):
         return None
     table = CopiedTable(folder)
-    return _mapped(table, columns) or _refuse(table)
+    return _mapped(table, columns, shared) or _refuse(table)
 
 
-def _open(file: Place, columns: Columns | None, recent: Recent, place: str) -> Rows:
+def _open(file: Place, columns: Columns | None, shared: Shared, place: str) -> Rows:
     match file.suffix.lower():
         case ".parquet":
-            groups = parquet.RowGroups(file, recent)
+            groups = parquet.RowGroups(file, shared.recent)
             if columns is None and (native := parquet.native_rows(groups)) is not None:
                 return native
-            return _mapped(groups, columns) or pickapic_rows(groups)
+            return _mapped(groups, columns, shared) or pickapic_rows(groups)
         case ".tar":
-            samples = TarSamples(file, recent)
-            return _mapped(samples, columns, WEBDATASET) or _refuse(samples)
+            samples = TarSamples(file, shared.recent)
+            return _mapped(samples, columns, shared, WEBDATASET) or _refuse(samples)
         case ".jsonl" if isinstance(file, Path):
-            lines = JsonLines(file, recent)
+            lines = JsonLines(file, shared.recent)
             if columns is None and FORMS & set(lines.names):
                 return JsonlRows(lines)
-            return _mapped(lines, columns) or JsonlRows(lines)
+            return _mapped(lines, columns, shared) or JsonlRows(lines)
         case ".json" if isinstance(file, Path):
-            return _json(file, columns)
+            return _json(file, columns, shared)
         case other:
             raise DataError(f"{place}{file}: unknown file type, got {other!r}. Known: {_KNOWN}.")
 
 
-def _json(file: Path, columns: Columns | None) -> Rows:
+def _json(file: Path, columns: Columns | None, shared: Shared) -> Rows:
     entries = json_entries(file)
     if columns is None and labelstudio.is_export(entries):
         table, columns = JsonList(file, entries, labelstudio.row_of), labelstudio.COLUMNS
     else:
         table = JsonList(file, entries)
-    return _mapped(table, columns) or _refuse(table)
+    return _mapped(table, columns, shared) or _refuse(table)
 
 
-def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
+def _mapped(
+    table: Table, columns: Columns | None, shared: Shared, layouts: Sequence[Layout] = PUBLISHED
+) -> Rows | None:
     """The rows by the given columns, or by a known layout; None if it is not known."""
     absent: Sequence[str] = ()
     if columns is None and (layout := layout_of(table, layouts)) is not None:
         columns, absent = layout.columns, layout.absent
-    return None if columns is None else ColumnRows(grouped(table, columns), columns, absent=absent)
+    return None if columns is None else ColumnRows(grouped(table, columns, shared), columns, absent=absent)
 
 
 def _refuse(table: Table) -> Rows:

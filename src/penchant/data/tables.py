@@ -1,8 +1,9 @@
 """Tables that are text: JSON lists and JSONL; and tables whose rows are joined by a column."""
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -173,54 +174,153 @@ def _shown(rows: Any) -> str:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the files of a data set have in common.
+
+    Attributes:
+        recent: Blocks that were read last.
+        last: The joined groups that were read last.
+        groups: File of each group, of the files that were opened so far and tell the same split.
+    """
+
+    recent: Recent
+    last: Recent
+    groups: dict[Hashable, str]
+
+
+@final
 class Grouped:
     """A table of one image per row, joined to one row per value of a column; the others become lists.
 
-    Rows of a group need not be neighbours; groups and rows keep their order. One number per row of the table
-    stays in memory.
+    Groups and rows keep their order. A row without a value is a group of its own. 256 groups are read at
+    once, their rows in the order of the file; so rows of a group need not be neighbours, but if they are, a
+    part of the file is read once. One number per row of the table stays in memory, and the last 256 groups.
+
+    Raises:
+        DataError: There is no such column, or a group goes on in another file.
     """
 
-    def __init__(self, table: Table, by: str, same: Sequence[str]) -> None:
+    def __init__(self, table: Table, by: str, same: Sequence[str], shared: Shared) -> None:
         """Find the rows of each group.
 
         Args:
             table: One image per row.
             by: Column whose equal values belong together.
             same: Columns that all rows of a group share; they stay single values.
+            shared: What it has in common with other files; its groups are added.
         """
         self.path, self.names, self.files = table.path, table.names, table.files
-        self._table, self._same = table, frozenset((by, *same))
+        self._table, self._by, self._same = table, by, frozenset((by, *same))
+        self._last = shared.last
         if by not in table.names:
             raise DataError(
                 f"{table.path}: no column {by!r} as `columns` names it. There are: {', '.join(table.names)}."
             )
-        members: dict[Any, list[int]] = {}
+        self._members: list[list[int]] = []
+        known: dict[Hashable, list[int]] = {}
         for position, row in enumerate(table.light([by])):
-            members.setdefault(row[by], []).append(position)
-        self._members = list(members.values())
+            key = _key(row, by)
+            if key is not None and key in known:
+                known[key].append(position)
+                continue
+            self._members.append([position])
+            if key is not None:
+                known[key] = self._members[-1]
+        self._refuse_others(known, shared.groups)
+        shared.groups.update(dict.fromkeys(known, str(table.path)))
         self.blocks = [
             min(BLOCK_ROWS, len(self._members) - start) for start in range(0, len(self._members), BLOCK_ROWS)
         ]
+        self._cuts = Cuts(self.blocks)
 
     def has_list(self, name: str) -> bool:
         """True if a column differs within a group, so that it holds a list here."""
         return name not in self._same
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All groups, some columns."""
-        rows = [{name: row.get(name) for name in names} for row in self._table.light(names)]
-        return (self._joined([rows[position] for position in members]) for members in self._members)
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
+        """All groups, some columns; a row is kept until the last of its group is read."""
+        rows = enumerate(self._table.light(names))
+        waiting: dict[int, dict[str, Any] | DataError] = {}
+        for members in self._members:
+            while members[-1] not in waiting:
+                position, row = next(rows)
+                waiting[position] = row if isinstance(row, DataError) else _only(row, names)
+            yield self._joined(members, [waiting.pop(member) for member in members])
 
     def row(self, position: int) -> dict[str, Any]:
-        """One group, all columns."""
-        return self._joined([self._table.row(member) for member in self._members[position]])
+        """One group, all columns.
+
+        Raises:
+            DataError: One of its rows cannot be read, has no single value to join by, or differs from
+                the first in what a group shares.
+        """
+        block, offset = self._cuts(position)
+        row = self._last.get((self.path, block), lambda: (self._block(block), 1))[offset]
+        if isinstance(row, DataError):
+            raise row.with_traceback(None)
+        return row
 
     def where(self, position: int) -> str:
         """Place of the first row of a group, for messages."""
         return self._table.where(self._members[position][0])
 
-    def _joined(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _block(self, block: int) -> list[dict[str, Any] | DataError]:
+        groups = self._members[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+        rows = {at: row_or_error(self._table.row, at) for at in sorted(chain.from_iterable(groups))}
+        return [self._joined(members, [rows[member] for member in members]) for members in groups]
+
+    def _joined(
+        self, members: Sequence[int], rows: Sequence[dict[str, Any] | DataError]
+    ) -> dict[str, Any] | DataError:
+        whole = []
+        for row in rows:
+            if isinstance(row, DataError):
+                return row
+            whole.append(row)
+        if (wrong := self._contradiction(members, whole)) is not None:
+            return wrong
         return {
-            name: value if name in self._same else [row.get(name) for row in rows]
-            for name, value in rows[0].items()
+            name: value if name in self._same else [row.get(name) for row in whole]
+            for name, value in whole[0].items()
         }
+
+    def _contradiction(self, members: Sequence[int], rows: Sequence[dict[str, Any]]) -> DataError | None:
+        """Why the rows are no group; None if they are one."""
+        first = rows[0]
+        if not _is_single(value := first.get(self._by)):
+            return DataError(
+                f"{self._table.where(members[0])}: column {self._by!r}: must be a single value, which the "
+                f"rows of a group share, got {value!r}."
+            )
+        for member, row in zip(members[1:], rows[1:], strict=True):
+            for name in sorted(self._same & first.keys()):
+                if row.get(name) != first[name]:
+                    return DataError(
+                        f"{self._table.where(member)}: column {name!r}: must be the same in all rows of a "
+                        f"group, got {row.get(name)!r}, and {first[name]!r} in an earlier row."
+                    )
+        return None
+
+    def _refuse_others(self, known: dict[Hashable, list[int]], others: dict[Hashable, str]) -> None:
+        for key, members in known.items():
+            if key in others:
+                raise DataError(
+                    f"{self._table.where(members[0])}: column {self._by!r}: rows of a group must stand in "
+                    f"one file, got {key!r}, which is also in {others[key]}. Put its rows together, or name "
+                    "groups differently in each file."
+                )
+
+
+def _key(row: dict[str, Any] | DataError, by: str) -> Hashable | None:
+    """What a row is joined by; None if it has no such value, and stays alone."""
+    value = None if isinstance(row, DataError) else row.get(by)
+    return value if _is_single(value) and value == value else None  # NaN, as pandas writes empty cells
+
+
+def _is_single(value: Any) -> bool:
+    return not isinstance(value, list | dict)
+
+
+def _only(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
