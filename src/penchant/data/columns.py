@@ -83,10 +83,10 @@ class Columns:
         scores: Score of each candidate, higher is better: one column with a list, or one per candidate.
         ranks: As scores, but lower is better.
         votes: As scores: how many people preferred each.
-        winner: Number of the preferred candidate, counted from 0; empty where nobody has judged.
+        winner: Number of the preferred candidate, counted from 0; empty or NaN where nobody has judged.
         label: Whether the only image is desirable: true or false, or 1 or -1.
-        group: Rows with an equal value here are one example, with one image each.
-        split: Part of the data that a row belongs to.
+        group: Rows with an equal value here are one example, with one image each; a row without is one alone.
+        split: Part of the data that a row belongs to; text.
 
     Raises:
         ConfigError: No image, or two columns that say what was preferred.
