@@ -129,9 +129,19 @@ def test_only_ties_are_shown_as_an_error_of_the_file(pairs):
     )
 
 
-def test_a_file_that_cannot_be_read_is_one_sentence(pairs, tmp_path):
-    path = pairs(2, label_0=[1, 3])
-    assert refused("check", path) == f"{path}: row 2: column 'label_0': label must be 0, 0.5 or 1, got 3."
+def test_a_row_that_cannot_be_read_is_listed_by_check_and_one_sentence_elsewhere(pairs, tmp_path):
+    path = pairs(3, label_0=[3, 1, 4])
+    result = run("check", path)
+    lines = result.output.splitlines()
+    at = lines.index("error: broken row (2)")
+    assert lines[at + 1 : at + 3] == [
+        "  row 1: column 'label_0': label must be 0, 0.5 or 1, got 3.",
+        "  row 3: column 'label_0': label must be 0, 0.5 or 1, got 4.",
+    ]
+    assert result.exit_code == 1
+    assert refused("convert", path, tmp_path / "out.parquet") == (
+        f"{path}: row 1: column 'label_0': label must be 0, 0.5 or 1, got 3."
+    )
 
 
 def test_split_keeps_prompts_together_and_counts(pairs, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from penchant.data import store
 from penchant.data.check import check
+from penchant.data.columns import Columns
 from penchant.data.report import Kind, Problem, Severity
 from penchant.errors import DataError
 
@@ -51,6 +52,54 @@ def test_unreadable_images_are_found_and_the_other_rows_are_still_checked(pickap
     assert found_here[0][1] == "column 'jpg_1': not an image. Known: PNG, JPEG, WEBP, GIF, BMP, TIFF."
     assert found_here[1][1].startswith("column 'jpg_0': damaged or cut off image (")
     assert found_here[3][1] == "column 'jpg_0': no image, got 0 bytes."
+
+
+def broken(path, **options):
+    return found(check(store.read(path, keep_broken=True, **options)), Kind.BROKEN)
+
+
+def test_every_line_that_cannot_be_read_is_listed_with_its_number(tmp_path, encoded):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(name == "a" and "red" or "blue"))
+    good = {"prompt": "p", "chosen": "a.png", "rejected": "b.png", "split": "train"}
+    lines = ["not JSON", "", good, good | {"chosen": "c.png"}, good | {"rejected": "d.png", "split": "test"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    report = check(store.read(path, keep_broken=True))
+    assert found(report, Kind.BROKEN) == [
+        (1, "not JSON, Expecting value at character 1."),
+        (4, f"no such file, got 'c.png'. Paths are relative to {tmp_path}."),
+        (5, f"no such file, got 'd.png'. Paths are relative to {tmp_path}."),
+    ]
+    assert (report.num_rows, report.num_pairs, report.splits) == (4, 1, {"train": 1})
+    assert [row for row, _ in broken(path, split="train")] == [1, 4]
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        store.read(path)
+
+
+def test_every_row_with_a_wrong_label_is_listed(tmp_path, pickapic):
+    path = pickapic(4, label_0=[2.0, 1.0, 3.0, 1.0], label_1=[0.0, 0.0, 0.0, 1.0])
+    assert [row for row, _ in broken(path)] == [1, 3, 4]
+    columns = Columns(prompt="caption", images=("jpg_0", "jpg_1"), winner="label_0", split="part")
+    path = pickapic(4, label_0=[2, 1, 0, 7], label_1=[0] * 4, part=["a", "a", "b", "b"])
+    assert broken(path, columns=columns, split="a") == [
+        (1, "column 'label_0': must be the number of the preferred image, 0 to 1, got 2.")
+    ]
+
+
+def test_every_sample_and_every_task_that_cannot_be_read_is_listed(tmp_path, tar, encoded):
+    whole = [("b.0.png", encoded()), ("b.1.png", encoded("blue")), ("b.json", b'{"prompt": "p"}')]
+    path = tar([("a.json", b"["), *whole, ("c.0.png", encoded()), ("c.json", b'{"prompt": "p"}')])
+    assert [row for row, _ in broken(path)] == [1, 3]
+    tasks = [{"data": data, "annotations": []} for data in (None, {"l": "l.png", "r": "r.png"}, {})]
+    path = tmp_path / "project.json"
+    path.write_text(json.dumps(tasks))
+    for side in ("l", "r"):
+        (tmp_path / f"{side}.png").write_bytes(encoded())
+    assert broken(path) == [
+        (1, "task 1: key 'data': must be an object, got null."),
+        (3, "task 3: needs two images in its data, got none."),
+    ]
 
 
 def test_an_image_file_that_went_away_is_named(tmp_path, encoded):

@@ -8,6 +8,8 @@ import pytest
 
 from penchant.data import store
 from penchant.data.columns import Columns
+from penchant.data.parquet import RowGroups
+from penchant.data.stream import open_stream
 from penchant.errors import ConfigError, DataError
 
 PAIR = {
@@ -33,6 +35,7 @@ def read(tmp_path, columns, **more):
         ({"ranks": ("a", "b")}, {"a": [1, 2], "b": [2, 2]}, [(-1.0, -2.0), (-2.0, -2.0)]),
         ({"votes": ("a", "b")}, {"a": [0, 2], "b": [3, 2]}, [(0.0, 3.0), (2.0, 2.0)]),
         ({"winner": "a"}, {"a": [1, None]}, [(0.0, 1.0), None]),
+        ({"winner": "a"}, {"a": [1.0, float("nan")]}, [(0.0, 1.0), None]),  # as pandas writes empty cells
     ],
 )
 def test_what_says_which_is_preferred(tmp_path, columns, more, wanted):
@@ -59,8 +62,16 @@ def test_single_images_with_labels(tmp_path):
     data = store.read(path, columns=Columns(images=("i",), label="ok"))
     assert [example.candidates[0].label for example in data] == [1, -1, None]
     assert all(header.labelled for header in data.headers)
-    pq.write_table(pa.table({"i": [b"1", b"2"], "ok": [1, -1]}), path)
-    assert store.read(path, columns=Columns(images=("i",), label="ok"))[1].candidates[0].label == -1
+    pq.write_table(pa.table({"i": [b"1", b"2", b"3"], "ok": [1, -1, float("nan")]}), path)
+    data = store.read(path, columns=Columns(images=("i",), label="ok"))
+    assert [example.candidates[0].label for example in data] == [1, -1, None]
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps({"left": "a.png", "right": "b.png", "a": 10**400, "b": 1}))
+    with pytest.raises(DataError, match=r"line 1: column 'a', 'b': must be numbers, got 1000+\.\.\.0+\."):
+        store.read(path, columns=Columns(images=("left", "right"), scores=("a", "b")))
 
 
 def test_rows_of_a_group_become_one_example(tmp_path):
@@ -77,6 +88,93 @@ def test_rows_of_a_group_become_one_example(tmp_path):
         DataError, match="no column 'nothing' as `columns` names it. There are: key, file, s, t."
     ):
         store.read(path, columns=Columns(images=("file",), group="nothing"))
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Opens JSONL in which `g` groups rows of one image `im` each, with prompt `t` and score `s`."""
+    (tmp_path / "a.png").write_bytes(b"a")
+
+    def make(*rows, **options):
+        path = tmp_path / "table.jsonl"
+        lines = [{"im": "a.png", "t": "p", "s": number, "g": "x"} | row for number, row in enumerate(rows)]
+        kept = [{name: value for name, value in line.items() if value != "gone"} for line in lines]
+        path.write_text("\n".join(json.dumps(line) for line in kept))
+        return store.read(path, columns=GROUPED, **options)
+
+    return make
+
+
+GROUPED = Columns(prompt="t", images=("im",), scores=("s",), group="g")
+
+
+def test_rows_without_a_group_are_examples_of_their_own(tmp_path, grouped):
+    data = grouped({"g": None, "t": "p"}, {}, {"g": None, "t": "q"}, {})
+    assert [(e.prompt, e.preference) for e in data] == [("p", (0.0,)), ("p", (1.0, 3.0)), ("q", (2.0,))]
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"im": [b"1", b"2"], "s": [1, 2], "g": [float("nan")] * 2}), path)
+    data = store.read(path, columns=Columns(images=("im",), scores=("s",), group="g"))
+    assert [example.preference for example in data] == [(1.0,), (2.0,)], "NaN is empty, as pandas writes it"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ({}, {"g": "y"}, {"t": "q"}),
+            "line 3: column 't': must be the same in all rows of a group, got 'q', and 'p' in an earlier "
+            "row.",
+        ),
+        (({}, {"g": "gone"}), "line 2: no 'g', got t, s."),
+        (
+            ({}, {"g": ["x"]}),
+            "line 2: column 'g': must be a single value, which the rows of a group share, got ['x'].",
+        ),
+        (({}, {"s": "gone"}), "line 1: column 's': must be numbers, got None."),
+    ],
+)
+def test_groups_that_cannot_be_joined_are_named(tmp_path, grouped, rows, message):
+    with pytest.raises(DataError) as caught:
+        grouped(*rows)
+    assert str(caught.value) == f"{tmp_path / 'table.jsonl'}: {message}"
+    data = grouped(*rows, {"g": "good"}, keep_broken=True)
+    assert [str(h.error) for h in data.headers if h.error is not None] == [str(caught.value)]
+    assert data[len(data) - 1].preference == (float(len(rows)),)
+    stream = open_stream(data.path, columns=GROUPED)
+    assert len(list(stream.in_file_order())) == len(data) - 1
+
+
+def test_a_group_over_two_files_of_a_split_is_refused(tmp_path):
+    for name in ("train-1", "train-2", "test"):
+        pq.write_table(pa.table({"im": [b"1"], "g": ["x"]}), tmp_path / f"{name}.parquet")
+    columns = Columns(images=("im",), group="g")
+    with pytest.raises(DataError) as caught:
+        store.read(tmp_path, columns=columns)
+    assert str(caught.value) == (
+        f"{tmp_path / 'train-2.parquet'}: row 1: column 'g': rows of a group must stand in one file, "
+        f"got 'x', which is also in {tmp_path / 'train-1.parquet'}. Put its rows together, or name groups "
+        "differently in each file."
+    )
+    (tmp_path / "train-2.parquet").unlink()
+    assert len(store.read(tmp_path, columns=columns, keep_broken=True)) == 2
+
+
+def test_scattered_groups_are_read_in_the_order_of_the_file(tmp_path, monkeypatch):
+    path, num_groups, num_images = tmp_path / "table.parquet", 40, 4
+    rows = [
+        (str(group), f"{group} {image}".encode())
+        for image in range(num_images)
+        for group in range(num_groups)
+    ]
+    table = {"g": [group for group, _ in rows], "im": [image for _, image in rows]}
+    pq.write_table(pa.table(table), path, row_group_size=20)
+    stream = open_stream(path, columns=Columns(images=("im",), group="g"))
+    reads = []
+    read = RowGroups._group
+    monkeypatch.setattr(RowGroups, "_group", lambda self, group: (reads.append(group), read(self, group))[1])
+    examples = list(stream.in_file_order())
+    assert [c.image for c in examples[7].candidates] == [f"7 {image}".encode() for image in range(num_images)]
+    assert reads == list(range(8))
 
 
 def test_absent_columns_are_named_with_those_that_are_there(tmp_path):
@@ -97,6 +195,8 @@ def test_absent_columns_are_named_with_those_that_are_there(tmp_path):
             "column 'a': must be the number of the preferred image, 0 to 1, got 2.",
         ),
         ({"winner": "a"}, {"a": [True, True]}, "column 'a': must be the number"),
+        ({"winner": "a"}, {"a": [0.5, 1.0]}, "column 'a': must be the number"),
+        ({"split": "a"}, {"a": [0, 1]}, "column 'a': the split must be text, got 0."),
         ({"scores": ("a", "b")}, {"a": [float("nan")] * 2, "b": [1, 1]}, "column 'a', 'b': must be numbers"),
         (
             {"scores": ("a", "b")},

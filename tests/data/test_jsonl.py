@@ -84,6 +84,11 @@ GOOD = {"prompt": "p", "chosen": "x", "rejected": "y"}
         ("[" * 100_000, "not JSON that can be read, nested too deeply."),
         ('{"prompt": "\\ud800"}', "not UTF-8 text (surrogates not allowed)."),
         ("[1]", "must be an object, got list."),
+        (
+            '{"prompt": ' + "9" * 5000 + "}",
+            "not JSON that can be read (Exceeds the limit (4300 digits) for integer string conversion: value "
+            "has 5000 digits; use sys.set_int_max_str_digits() to increase the limit).",
+        ),
         ({"prompt": "p"}, "unknown form, got no keys. "),
         ({"prompt": "p", "winner": "x"}, "unknown form, got winner. "),
         ({"chosen": "x", "rejected": "y"}, "key 'prompt': missing, got chosen, rejected."),

@@ -43,6 +43,14 @@ def test_votes_decide_and_cancelled_ones_do_not_count(export, encoded):
     assert example.provenance == {"seed": 3, "task": 5}
 
 
+def test_left_and_right_are_what_their_keys_say(export, encoded):
+    for names in ({"right": "b.png", "left": "a.png"}, {"image_Right": "b.png", "image_Left": "a.png"}):
+        path = export(vote("left"), image1=None, image2=None, **names)
+        example = store.read(path)[0]
+        assert [candidate.content() for candidate in example.candidates] == [encoded("red"), encoded("blue")]
+        assert example.preference == (1.0, 0.0)
+
+
 def test_a_tie_of_votes_is_a_tie_and_no_vote_is_no_preference(export):
     assert store.read(export(vote("left"), vote("right")))[0].preference == (1.0, 1.0)
     assert store.read(export())[0].preference is None
@@ -53,6 +61,10 @@ def test_exports_that_cannot_be_read(export):
     for annotation, data, message in (
         (vote("both"), {}, "must select left or right, got 'both'."),
         (vote("left"), {"image2": 3}, "needs two images in its data, got image1."),
+        (vote("left"), {"image2": "http://[x/b.png"}, "needs two images in its data, got image1."),
+        (vote("left") | {"result": None}, {}, "key 'result': must be a list of objects, got null."),
+        ({"result": [{"type": "pairwise", "value": None}]}, {}, "key 'value': must be an object, got null."),
+        (3, {}, "key 'annotations': must be a list of objects, got [3]."),
     ):
         path = export(annotation, **data)
         with pytest.raises(DataError) as caught:

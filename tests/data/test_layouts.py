@@ -9,6 +9,7 @@ import pytest
 
 from penchant.data import store
 from penchant.data.rows import as_pairs
+from penchant.data.stream import open_stream
 from penchant.errors import DataError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -82,6 +83,29 @@ def test_hpdv3(tmp_path, encoded, kind):
         "confidence": 0.98,
         "choice_dist": [12, 7],
     }
+
+
+@pytest.mark.parametrize("harm", ["damaged", "encrypted", "unknown"])
+def test_a_zip_file_whose_member_cannot_be_read(tmp_path, encoded, harm):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("a.png", b"a" * 1000)
+    content = bytearray(archive.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    if harm == "damaged":
+        content[35:41] = b"\xff" * 6  # behind the header and the name
+    elif harm == "encrypted":
+        content[6] |= 1
+        content[central + 8] |= 1
+    else:
+        content[8] = content[central + 10] = 99
+    archive.write_bytes(content)
+    write_images(tmp_path, encoded, b="red")
+    path = write_json(tmp_path / "train.json", [{"prompt": "p", "path1": "x/a.png", "path2": "b.png"}])
+    with pytest.raises(DataError) as caught:
+        store.read(path)[0]
+    assert str(caught.value).startswith(f"{path}: entry 1: image 0: cannot read 'a.png' in {archive} (")
+    assert list(open_stream(path).in_file_order()) == [], "broken in a stream, too"
 
 
 RATED = {"classification": ["People"] * 5, "overall_rating": [5, 6, 3, 4, 4]}
@@ -167,6 +191,9 @@ def test_pickapic_in_shards(tmp_path, pickapic):
     [
         ("data/train-00000-of-00012.parquet", "train"),
         ("validation_unique-00000-of-00001.parquet", "validation_unique"),
+        # as yuvalkirstain/pickapic_v1 names them
+        ("data/train-00000-of-00645-b66ac786bf6fb553.parquet", "train"),
+        ("data/validation_unique-00000-of-00001-33ead111845fc9c4.parquet", "validation_unique"),
         ("default/test/0000.parquet", "test"),
         ("metadata-validation.parquet", "validation"),
         ("val.json", "validation"),

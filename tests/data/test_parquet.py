@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back(tmp_path, examples):
 
 def test_rows_are_found_across_row_groups(tmp_path, monkeypatch, examples):
     monkeypatch.setattr(parquet, "_GROUP_ROWS", 2)
-    monkeypatch.setattr(store, "Recent", lambda: Recent(0))
+    monkeypatch.setattr(store, "Recent", lambda limit=0: Recent(limit))
     path = tmp_path / "groups.parquet"
     store.write_parquet(examples * 3, path)
     assert pq.ParquetFile(path).num_row_groups == 5

@@ -4,6 +4,7 @@ import pytest
 
 from penchant.data import store
 from penchant.data.rows import as_pairs, as_ranked, as_unary
+from penchant.data.stream import open_stream
 from penchant.errors import DataError
 
 
@@ -47,6 +48,27 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
     assert refused(path, where="run.yaml: data.path") == (
         f"run.yaml: data.path: {path}: no such file or folder. {known}"
     )
+
+
+def test_a_row_keeps_its_split_whatever_the_name_of_its_file_tells(tmp_path, pickapic):
+    path = pickapic(3, name="my-training-pairs.parquet", split=["validation", "train", None])
+    assert [example.prompt for example in store.read(path, split="validation")] == ["prompt 0"]
+    assert [example.prompt for example in store.read(path, split="train")] == ["prompt 1", "prompt 2"]
+    assert refused(path, split="dev") == f"{path}: unknown split 'dev'. Known: train, validation."
+    own = tmp_path / "pairs-test.parquet"
+    store.write_parquet(store.read(path), own)
+    assert [example.prompt for example in store.read(own, split="train")] == ["prompt 1", "prompt 2"]
+    assert len(open_stream(own, split="train")) == 2
+    assert [example.prompt for example in store.read(tmp_path, split="validation")] == ["prompt 0"] * 2
+
+
+def test_a_file_of_another_split_by_its_name_may_hold_something_else(tmp_path, pickapic):
+    pickapic(2, name="train.parquet")
+    alone = store.read(tmp_path, split="train").content_hash
+    pickapic(2, name="test.parquet", drop=("jpg_0", "jpg_1"))
+    data = store.read(tmp_path, split="train")
+    assert len(data) == 2 and data.content_hash == alone
+    assert refused(tmp_path, split="dev") == f"{tmp_path}: unknown split 'dev'. Known: test, train."
 
 
 def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):

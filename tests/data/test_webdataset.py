@@ -46,6 +46,43 @@ def test_prompts_as_text_and_columns_of_other_names(tar, encoded):
     assert example.candidates[1].content() == encoded("blue")
 
 
+@pytest.mark.parametrize(
+    ("judged", "preference"),
+    [({"scores": [0.1, 0.9]}, (0.1, 0.9)), ({"ranks": [2, 1]}, (-2, -1)), ({"votes": [0, 3]}, (0, 3))]
+    + [({"winner": 1}, (0, 1))],
+)
+@pytest.mark.parametrize("as_text", [True, False])
+def test_what_is_preferred_counts_wherever_the_prompt_stands(tar, encoded, judged, preference, as_text):
+    images = [("1.0.png", encoded()), ("1.1.png", encoded("blue"))]
+    if as_text:
+        members = [*images, ("1.txt", b"a cat"), ("1.json", json.dumps(judged).encode())]
+    else:
+        members = [*images, ("1.json", json.dumps({"prompt": "a cat"} | judged).encode())]
+    (example,) = store.read(tar(members))
+    assert (example.prompt, example.preference) == ("a cat", preference)
+
+
+def test_a_sample_with_scores_is_never_read_as_best_first(tar, encoded, monkeypatch):
+    without, scored = sample("a", encoded), sample("b", encoded, scores=[0, 1])
+    path = tar([*without, *scored])
+    assert refused(path) == f"{path}: sample 'a': no 'scores', got 0.png, 1.png, prompt, images."
+    monkeypatch.setattr(webdataset, "BLOCK_ROWS", 1)
+    assert refused(path) == (
+        f"{path}: sample 'b': has 'scores', but this file is read as best first. Say with `data.columns` "
+        "(typed: `--column`) what is preferred."
+    )
+    columns = Columns(prompt="prompt", images=("images",))
+    assert store.read(path, columns=columns)[1].preference == (1.0, 0.0)
+
+
+def test_hidden_members_of_macos_are_passed_over(tar, encoded):
+    members = [
+        m for name, content in sample("x/1", encoded) for m in ((f"x/._{name[2:]}", b""), (name, content))
+    ]
+    data = store.read(tar(members))
+    assert len(data) == 1 and data[0].prompt == "prompt x/1"
+
+
 def test_samples_are_found_across_runs_and_shards(tmp_path, tar, encoded, monkeypatch):
     monkeypatch.setattr(webdataset, "BLOCK_ROWS", 2)
     for shard in range(2):

@@ -26,12 +26,17 @@ def write(folder, name: str, text: str):
 
 def test_every_kind_of_file_gives_the_same_prompts_and_hash(tmp_path):
     pq.write_table(pa.table({"caption": [*PROMPTS, PROMPTS[0], None, " "]}), tmp_path / "p.parquet")
+    (tmp_path / "own").mkdir()
+    pq.write_table(
+        pa.table({"prompt": PROMPTS, "split": ["test"] * len(PROMPTS)}), tmp_path / "own" / "p.parquet"
+    )
     files = [
         write(tmp_path, "p.txt", "\ufeff" + "\n".join(PROMPTS) + "\n\n  a red fox \n"),
         write(
             tmp_path, "p.jsonl", '{"prompt": "a red fox"}\n\n{"caption": "two cups, \\"blue\\""}\n"ein Bär"'
         ),
         tmp_path / "p.parquet",
+        tmp_path / "own" / "p.parquet",
         write(tmp_path, "p.tsv", "Prompt\tCategory\n" + "".join(f"{p}\tx\n" for p in PROMPTS)),
     ]
     suites = [read_suite(path) for path in files]
@@ -53,6 +58,7 @@ def test_the_hash_is_of_the_prompts_in_order_and_not_of_the_name():
         ("p.csv", "a", "unknown kind of prompt file, got '.csv'. Known: .txt, .jsonl, .parquet, .tsv."),
         ("p.txt", "\n \n", "no prompts, got 0"),
         ("p.jsonl", "{", "line 1 is not JSON"),
+        ("p.jsonl", "1" * 5000, "line 1 is not JSON"),
         ("p.jsonl", '"ok"\n{"text": "a"}', "line 2 has no prompt"),
         ("p.tsv", "Text\na\n", "missing column 'Prompt', got ['Text']"),
         ("p.parquet", "no parquet", "cannot be read"),
@@ -70,5 +76,5 @@ def test_a_missing_file_and_a_missing_column(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_suite(tmp_path / "absent.txt")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "p.parquet")
-    with pytest.raises(DataError, match="missing column 'caption', got text"):
+    with pytest.raises(DataError, match="missing column 'caption' or 'prompt', got text"):
         read_suite(tmp_path / "p.parquet")

@@ -126,6 +126,10 @@ def test_a_busy_server_is_asked_again(server, caplog):
             (200, b'{"scores": [1, NaN]}', 0),
             "scores must be finite numbers, got nan for image 2 of 2. Look at",
         ),
+        (
+            (200, b'{"scores": [1, ' + b"9" * 400 + b"]}", 0),
+            "scores must be finite numbers, got 999999999999999999...9999999999999999999 for image 2 of 2.",
+        ),
         ((200, b'{"scores": [1, null]}', 0), "scores must be finite numbers, got None for image 2 of 2."),
         ((200, b'{"scores": [1]}', 0), "wrong number of scores, got 1 for 2 images. The scorer must answer"),
         ((200, b"<html>", 0), """must answer with JSON such as {"scores": [0.5]}, got '<html>'."""),

@@ -62,7 +62,7 @@ def check(
     if model is not None:
         quiet()  # it would warn of the very prompts that the report lists
         tokenizer = load_tokenizer(SHIPPED.get(model, Path(model)))
-    dataset = store.read(file, split=split, columns=_columns(column))
+    dataset = store.read(file, split=split, columns=_columns(column), keep_broken=True)
     report = check_dataset(dataset, tokenizer=tokenizer, size=size)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))

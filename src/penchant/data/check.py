@@ -84,19 +84,23 @@ def check(dataset: Dataset, *, tokenizer: Tokenizer | None = None, size: int | N
     """Read every row, decode every image, and compare the rows with each other.
 
     Args:
-        dataset: What `store.read` returns; with several splits in it, leakage between them is found.
+        dataset: What `store.read` returns, best with `keep_broken`; with several splits in it, leakage
+            between them is found.
         tokenizer: Finds prompts that the text encoder would cut.
         size: Side in pixels that images would be trained at; finds images that would be enlarged.
     """
     images, counts = _Images(), _Counts()
+    known = [header for header in dataset.headers if header.error is None]
     problems: list[Problem] = []
     seen: list[_Seen] = []
     for position, header in enumerate(dataset.headers):
         try:
+            if header.error is not None:
+                raise header.error
             example = dataset[position]
             row = _seen(example, header.row)
         except DataError as error:
-            problems.append(Problem(Kind.UNREADABLE, header.row, _without_place(error, dataset, header.row)))
+            problems.append(Problem(Kind.BROKEN, header.row, _without_place(error, dataset, header.row)))
             continue
         found = [
             *_prompt_problems(example, tokenizer),
@@ -112,11 +116,11 @@ def check(dataset: Dataset, *, tokenizer: Tokenizer | None = None, size: int | N
         content_hash=dataset.content_hash,
         num_rows=len(dataset),
         num_pairs=counts.num_pairs,
-        num_prompts=len({normalised(header.prompt) for header in dataset.headers}),
+        num_prompts=len({normalised(header.prompt) for header in known}),
         num_images=len(images),
         preferred=counts.preferred,
         sizes=dict(images.sizes.most_common()),
-        splits=dict(Counter(header.split or "" for header in dataset.headers)),
+        splits=dict(Counter(header.split or "" for header in known)),
         styles=counts.styles,
         problems=sorted(problems, key=lambda problem: problem.row or 0),
     )

@@ -4,8 +4,9 @@ Axes: K candidates.
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -17,6 +18,9 @@ from penchant.errors import ConfigError, DataError
 
 RULES = ("scores", "ranks", "votes", "winner", "label")
 """Columns that say what was preferred; a table has one of them, or its images stand best first."""
+
+_LARGEST = sys.float_info.max
+"""Largest number that is finite as a float; JSON has larger ones."""
 
 
 class Table(Protocol):
@@ -46,8 +50,8 @@ class Table(Protocol):
         """True if a column holds lists."""
         ...
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows, at least these columns."""
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
+        """All rows, at least these columns; of a row that cannot be read, what is wrong with it."""
         ...
 
     def row(self, position: int) -> dict[str, Any]:
@@ -57,6 +61,14 @@ class Table(Protocol):
     def where(self, position: int) -> str:
         """Place of a row, for messages."""
         ...
+
+
+def row_or_error(row: Callable[[int], dict[str, Any]], position: int) -> dict[str, Any] | DataError:
+    """The row at a position; if it cannot be read, what is wrong with it."""
+    try:
+        return row(position)
+    except DataError as error:
+        return error
 
 
 @final
@@ -71,10 +83,10 @@ class Columns:
         scores: Score of each candidate, higher is better: one column with a list, or one per candidate.
         ranks: As scores, but lower is better.
         votes: As scores: how many people preferred each.
-        winner: Number of the preferred candidate, counted from 0; empty where nobody has judged.
+        winner: Number of the preferred candidate, counted from 0; empty or NaN where nobody has judged.
         label: Whether the only image is desirable: true or false, or 1 or -1.
-        group: Rows with an equal value here are one example, with one image each.
-        split: Part of the data that a row belongs to.
+        group: Rows with an equal value here are one example, with one image each; a row without is one alone.
+        split: Part of the data that a row belongs to; text.
 
     Raises:
         ConfigError: No image, or two columns that say what was preferred.
@@ -127,30 +139,31 @@ class ColumnRows:
         DataError: A column of the map is not in the table; names it and those that are there.
     """
 
-    def __init__(self, table: Table, columns: Columns) -> None:
+    def __init__(self, table: Table, columns: Columns, *, absent: Sequence[str] = ()) -> None:
         """Check that the columns are there.
 
         Args:
             table: Where the rows are; of a table with one image per row, the rows that belong together are
                 joined by the caller.
             columns: What to read.
+            absent: Columns that no row may have.
         """
-        self.table, self.columns = table, columns
+        self.table, self.columns, self._absent = table, columns, absent
         self.blocks, self.files = table.blocks, table.files
-        absent = [name for name in (*columns.light, *columns.images) if name not in table.names]
-        if absent:
+        unknown = [name for name in (*columns.light, *columns.images) if name not in table.names]
+        if unknown:
             raise DataError(
-                f"{table.path}: no column {', '.join(map(repr, absent))} as `columns` names it. "
+                f"{table.path}: no column {', '.join(map(repr, unknown))} as `columns` names it. "
                 f"There are: {', '.join(table.names)}."
             )
         used = {*columns.light, *columns.images}
         self._rest = [name for name in table.names if name not in used]
 
     def splits(self) -> Iterator[str | None] | None:
-        """Split of every row, if the map names such a column."""
+        """Split of every row, if the map names such a column; None where it is not text."""
         if (name := self.columns.split) is None:
             return None
-        return (row.get(name) for row in self.table.light([name]))
+        return (_split_or_none(row, name) for row in self.table.light([name]))
 
     def headers(self) -> list[Header]:
         """Prompt, preference and split of every row; labels are checked here."""
@@ -160,23 +173,30 @@ class ColumnRows:
             names = (*names, *columns.images)  # only the list of images says how many there are
         headers = []
         for position, row in enumerate(self.table.light(names)):
-            where = self.table.where(position)
-            _require(row, names, where)
-            headers.append(
-                Header(
-                    row=position + 1,
-                    prompt=_prompt(row, columns, where),
-                    preference=_preference(row, columns, _num_images(row, columns), where),
-                    split=None if columns.split is None else row[columns.split],
-                    labelled=columns.label is not None,
-                )
-            )
+            try:
+                headers.append(self._header(row, position, names))
+            except DataError as error:
+                split = None if columns.split is None else _split_or_none(row, columns.split)
+                headers.append(Header.broken(position + 1, split, error))
         return headers
+
+    def _header(self, row: dict[str, Any] | DataError, position: int, names: Sequence[str]) -> Header:
+        if isinstance(row, DataError):
+            raise row
+        where, columns = self.table.where(position), self.columns
+        self._require(row, names, where)
+        return Header(
+            row=position + 1,
+            prompt=_prompt(row, columns, where),
+            preference=_preference(row, columns, _num_images(row, columns), where),
+            split=_split(row, columns, where),
+            labelled=columns.label is not None,
+        )
 
     def example(self, position: int) -> Example:
         """The row at a position, counted from 0."""
         row, where, columns = self.table.row(position), self.table.where(position), self.columns
-        _require(row, (*columns.light, *columns.images), where)
+        self._require(row, (*columns.light, *columns.images), where)
         images = _images(row, columns, where)
         label = None if columns.label is None else _label(row[columns.label], columns.label, where)
         votes = _numbers(row, columns.votes, where) or [None] * len(images)
@@ -192,16 +212,22 @@ class ColumnRows:
                 for number, (image, voted) in enumerate(zip(images, votes, strict=True))
             ),
             preference=_preference(row, columns, len(images), where),
-            split=None if columns.split is None else row[columns.split],
+            split=_split(row, columns, where),
             provenance={name: value for name in self._rest if (value := _plain(row.get(name))) is not None},
             where=where,
         )
 
-
-def _require(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Lines and samples of a tar file may differ; a row without a named column is refused."""
-    if absent := [name for name in names if name not in row]:
-        raise DataError(f"{where}: no {', '.join(map(repr, absent))}, got {', '.join(row) or 'nothing'}.")
+    def _require(self, row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+        """Lines and samples of a tar file may differ: refuse a row that lacks a column or has too many."""
+        if lacking := [name for name in names if name not in row]:
+            raise DataError(
+                f"{where}: no {', '.join(map(repr, lacking))}, got {', '.join(row) or 'nothing'}."
+            )
+        if odd := [name for name in self._absent if name in row]:
+            raise DataError(
+                f"{where}: has {', '.join(map(repr, odd))}, but this file is read as best first. Say with "
+                "`data.columns` (typed: `--column`) what is preferred."
+            )
 
 
 def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:
@@ -213,6 +239,19 @@ def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> str:
     if not isinstance(prompt, str):
         raise DataError(f"{where}: column {columns.prompt!r}: the prompt must be text, got {prompt!r}.")
     return prompt
+
+
+def _split(row: Mapping[str, Any], columns: Columns, where: str) -> str | None:
+    if columns.split is None or (split := row[columns.split]) is None:
+        return None
+    if not isinstance(split, str):
+        raise DataError(f"{where}: column {columns.split!r}: the split must be text, got {split!r}.")
+    return split
+
+
+def _split_or_none(row: dict[str, Any] | DataError, name: str) -> str | None:
+    split = None if isinstance(row, DataError) else row.get(name)
+    return split if isinstance(split, str) else None
 
 
 def _num_images(row: Mapping[str, Any], columns: Columns) -> int | None:
@@ -269,10 +308,10 @@ def _preference(
 
 
 def _won(value: Any, name: str, num_images: int | None, where: str) -> tuple[float, ...] | None:
-    if value is None:
+    if _is_empty(value):
         return None
     count = 2 if num_images is None else num_images
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in range(count):
         raise DataError(
             f"{where}: column {name!r}: must be the number of the preferred image, 0 to {count - 1}, got "
             f"{value!r}."
@@ -288,13 +327,19 @@ def _numbers(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[f
         return None
     values = values if isinstance(values, list) else [values]
     for value in values:
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {value!r}.")
+        if not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+            shown = reprlib.repr(value)
+            raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {shown}.")
     return [float(value) for value in values]
 
 
+def _is_empty(value: Any) -> bool:
+    """True for a cell without a value: none, or the NaN that pandas writes in its place."""
+    return value is None or value != value
+
+
 def _label(value: Any, name: str, where: str) -> int | None:
-    if value is None:
+    if _is_empty(value):
         return None
     if isinstance(value, bool):
         return 1 if value else -1

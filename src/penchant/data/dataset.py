@@ -25,6 +25,7 @@ class Header:
         preference: One score per candidate, or None.
         labelled: A candidate carries a label of its own.
         split: Name of the part it belongs to, or None.
+        error: What is wrong with the row, so that it cannot be read; None if nothing is.
     """
 
     row: int
@@ -32,6 +33,12 @@ class Header:
     preference: tuple[float, ...] | None
     split: str | None
     labelled: bool = False
+    error: DataError | None = None
+
+    @classmethod
+    def broken(cls, row: int, split: str | None, error: DataError) -> "Header":
+        """The header of a row that cannot be read."""
+        return cls(row=row, prompt="", preference=None, split=split, error=error.with_traceback(None))
 
 
 class Rows(Protocol):
@@ -52,7 +59,7 @@ class Rows(Protocol):
         ...
 
     def headers(self) -> list[Header]:
-        """What is known of every row without its images."""
+        """What is known of every row without its images; a row that cannot be read is marked."""
         ...
 
     def example(self, position: int) -> Example:

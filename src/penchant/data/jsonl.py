@@ -37,19 +37,19 @@ class JsonlRows:
         self.files: Sequence[Place] = lines.files
 
     def splits(self) -> Iterator[str | None]:
-        """Split of every line."""
-        return (self.lines.row(position).get("split") for position in range(sum(self.blocks)))
+        """Split of every line; None where it is not text."""
+        return (_split(row) for row in self.lines.light(["split"]))
 
     def headers(self) -> list[Header]:
-        """Number, prompt, preference and split of every line; all lines are checked here.
-
-        Raises:
-            DataError: A line is not JSON or has an unknown form, or an image is missing.
-        """
+        """Number, prompt, preference and split of every line; all lines are checked here."""
         headers, images = [], {}
-        for position in range(sum(self.blocks)):
-            number, values = self.lines.line(position)
-            example = _example(values, self.lines.path, number)
+        for position, row in enumerate(self.lines.light(())):
+            number, split = self.lines.number(position), _split(row)  # reading the example takes it out
+            try:
+                example = self._example(row, position)
+            except DataError as error:
+                headers.append(Header.broken(number, split, error))
+                continue
             images |= {c.image: None for c in example.candidates if isinstance(c.image, Path)}
             headers.append(
                 Header(
@@ -65,12 +65,21 @@ class JsonlRows:
 
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
-        number, values = self.lines.line(position)
-        return _example(values, self.lines.path, number)
+        return self._example(self.lines.row(position), position)
+
+    def _example(self, row: dict[str, Any] | DataError, position: int) -> Example:
+        if isinstance(row, DataError):
+            raise row
+        return _example(row, self.lines.path.parent, self.lines.where(position))
 
 
-def _example(values: dict[str, Any], path: Path, number: int) -> Example:
-    line = _Line(values, path.parent, f"{path}: line {number}")
+def _split(row: dict[str, Any] | DataError) -> str | None:
+    split = None if isinstance(row, DataError) else row.get("split")
+    return split if isinstance(split, str) else None
+
+
+def _example(values: dict[str, Any], folder: Path, where: str) -> Example:
+    line = _Line(values, folder, where)
     prompt = line.take("prompt", str, "text")
     split = line.take("split", str, "text") if "split" in values else None
     preference: tuple[float, ...] | None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from penchant.data.columns import Columns, Table
-from penchant.data.tables import Grouped
+from penchant.data.columns import RULES, Columns, Table
+from penchant.data.tables import Grouped, Shared
 from penchant.data.webdataset import IMAGES
 
 
@@ -19,12 +19,14 @@ class Layout:
         columns: What is read of them.
         source: Where the columns are described.
         lists: Columns that hold lists here, and single values in another layout.
+        absent: Columns that no row may have, because they would say what was preferred.
     """
 
     name: str
     columns: Columns
     source: str
     lists: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def fits(self, table: Table) -> bool:
         """True if a table has these columns."""
@@ -87,21 +89,23 @@ PUBLISHED: Final = (
     ),
 )
 
-WEBDATASET: Final = (
-    Layout(
-        "WebDataset with scores",
-        Columns(prompt="prompt", images=(IMAGES,), scores=("scores",)),
-        "docs/data.md",
-    ),
-    Layout(
-        "WebDataset with ranks", Columns(prompt="prompt", images=(IMAGES,), ranks=("ranks",)), "docs/data.md"
-    ),
-    Layout(
-        "WebDataset with votes", Columns(prompt="prompt", images=(IMAGES,), votes=("votes",)), "docs/data.md"
-    ),
-    Layout("WebDataset, best first", Columns(prompt="prompt", images=(IMAGES,)), "docs/data.md"),
-    Layout("WebDataset, best first, prompt as text", Columns(prompt="txt", images=(IMAGES,)), "docs/data.md"),
-)
+
+def _webdataset(prompt: str) -> tuple[Layout, ...]:
+    """The layouts of tar files by what says which image is preferred; without any, the best comes first."""
+    judged = {
+        "scores": Columns(prompt=prompt, images=(IMAGES,), scores=("scores",)),
+        "ranks": Columns(prompt=prompt, images=(IMAGES,), ranks=("ranks",)),
+        "votes": Columns(prompt=prompt, images=(IMAGES,), votes=("votes",)),
+        "winner": Columns(prompt=prompt, images=(IMAGES,), winner="winner"),
+    }
+    best_first = Columns(prompt=prompt, images=(IMAGES,))
+    return (
+        *(Layout(f"WebDataset with {name}", columns, "docs/data.md") for name, columns in judged.items()),
+        Layout("WebDataset, best first", best_first, "docs/data.md", absent=RULES),
+    )
+
+
+WEBDATASET: Final = (*_webdataset("prompt"), *_webdataset("txt"))
 
 
 def layout_of(table: Table, layouts: Sequence[Layout] = PUBLISHED) -> Layout | None:
@@ -109,9 +113,9 @@ def layout_of(table: Table, layouts: Sequence[Layout] = PUBLISHED) -> Layout | N
     return next((layout for layout in layouts if layout.fits(table)), None)
 
 
-def grouped(table: Table, columns: Columns) -> Table:
+def grouped(table: Table, columns: Columns, shared: Shared) -> Table:
     """The table, its rows joined if `columns` says so."""
     if columns.group is None:
         return table
     same = [name for name in (columns.prompt, columns.split) if name is not None]
-    return Grouped(table, columns.group, same)
+    return Grouped(table, columns.group, same, shared)

@@ -32,6 +32,8 @@ def object_of(line: bytes, *, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON that can be read, nested too deeply.") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise DataError(f"{where}: not UTF-8 text ({error.reason}).") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise DataError(f"{where}: not JSON that can be read ({error}).") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: must be an object, got {type(values).__name__}.")
     return values

@@ -1,6 +1,8 @@
 """Paths that come out of a data file: kept inside its folder."""
 
+import lzma
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -8,9 +10,11 @@ from penchant.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
-
 _MAX_MEMBER = 2**28
 """Bytes that one image in a zip file may unpack to."""
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What `zipfile` raises for damaged data; a RuntimeError if it is encrypted or packed in an unknown way."""
 
 
 class Place(Protocol):
@@ -102,8 +106,12 @@ def _member(archive: Path, name: str, *, where: str) -> bytes:
             if (size := opened.getinfo(name).file_size) > _MAX_MEMBER:
                 raise DataError(f"{where}: {name!r} in {archive} is too large, got {size} bytes.")
             return opened.read(name)
-    except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{where}: no image {name!r} in {archive} ({error}).") from error
+    except KeyError as error:
+        raise DataError(f"{where}: no image {name!r} in {archive}.") from error
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{where}: cannot read {name!r} in {archive} ({error}). Copy the archive again, or unpack it."
+        ) from error
 
 
 def images_in(folder: Path) -> list[Path]:

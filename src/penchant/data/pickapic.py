@@ -59,15 +59,7 @@ class PickapicRows:
         """Prompt, preference and split of every row; labels are checked here."""
         light = ("caption", *_LABELS, "has_label", "split")
         rows = self.groups.light(name for name in light if name in self.groups.schema.names)
-        return [
-            Header(
-                row=number,
-                prompt=row["caption"] or "",
-                preference=_preference(row, where=f"{self.groups.path}: row {number}"),
-                split=row.get("split"),
-            )
-            for number, row in enumerate(rows, start=1)
-        ]
+        return [self._header(row, number) for number, row in enumerate(rows, start=1)]
 
     def example(self, position: int) -> Example:
         """The example at a position, counted from 0."""
@@ -80,6 +72,13 @@ class PickapicRows:
             provenance={name: _plain(row[name]) for name in self.per_row if row[name] is not None},
             where=where,
         )
+
+    def _header(self, row: dict[str, Any], number: int) -> Header:
+        try:
+            preference = _preference(row, where=f"{self.groups.path}: row {number}")
+        except DataError as error:
+            return Header.broken(number, row.get("split"), error)
+        return Header(row=number, prompt=row["caption"] or "", preference=preference, split=row.get("split"))
 
     def _candidate(self, row: dict[str, Any], side: int, where: str) -> Candidate:
         described = {name: row[f"{name}_{side}"] for name in self.per_image}

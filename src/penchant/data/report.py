@@ -21,6 +21,7 @@ class Kind(enum.StrEnum):
     """What can be found; one line of the report's summary each."""
 
     UNUSABLE = "no usable row"
+    BROKEN = "broken row"
     UNREADABLE = "unreadable image"
     IDENTICAL = "identical sides"
     HUGE_PROMPT = "prompt far too long"
@@ -44,7 +45,15 @@ _SEVERITY = {
         Severity.WARNING,
     ),
     **dict.fromkeys(
-        [Kind.UNUSABLE, Kind.UNREADABLE, Kind.IDENTICAL, Kind.HUGE_PROMPT, Kind.PROMPT_LEAK, Kind.IMAGE_LEAK],
+        [
+            Kind.UNUSABLE,
+            Kind.BROKEN,
+            Kind.UNREADABLE,
+            Kind.IDENTICAL,
+            Kind.HUGE_PROMPT,
+            Kind.PROMPT_LEAK,
+            Kind.IMAGE_LEAK,
+        ],
         Severity.ERROR,
     ),
 }
@@ -81,11 +90,11 @@ class Report:
         content_hash: SHA-256 of the file.
         num_rows: Rows in the data set.
         num_pairs: Comparisons with a winner, over all candidates.
-        num_prompts: Different prompts, after normalising.
+        num_prompts: Different prompts, after normalising, of the rows that can be read.
         num_images: Different images, by content.
         preferred: Rows of two candidates by what was preferred: `first`, `second`, `tie`, `none`.
         sizes: Candidates by `WIDTHxHEIGHT`, the most frequent first.
-        splits: Rows by split; rows without one under an empty name.
+        splits: Rows by split, rows without one under an empty name; of the rows that can be read.
         styles: Candidates by style, if the data names styles, as `[that won, that lost]` a comparison.
         problems: Findings.
     """

@@ -1,9 +1,10 @@
 """One way in and one way out: reads every known layout, writes the library's own parquet."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from penchant.data import labelstudio, parquet
 from penchant.data.columns import ColumnRows, Columns, Table
@@ -17,7 +18,7 @@ from penchant.data.paths import Place
 from penchant.data.pickapic import pickapic_rows
 from penchant.data.recent import Recent
 from penchant.data.rows import Example
-from penchant.data.tables import JsonLines, JsonList
+from penchant.data.tables import JsonLines, JsonList, Shared, json_entries
 from penchant.data.webdataset import TarSamples
 from penchant.errors import DataError
 
@@ -30,12 +31,17 @@ _REMOTE = (".parquet", ".tar")
 _KNOWN = ".parquet, .tar, .jsonl, .json, or a folder of such files or of images"
 
 _SPLIT = re.compile(r"(?:^|[-_. /])(train|validation|valid|val|dev|test)(?:ing)?(?=[-_. /]|$)", re.ASCII)
-_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}", re.ASCII)
+_SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}(-[0-9a-f]{16})?", re.ASCII)
 _VALIDATION = ("valid", "val", "dev")
 
 
 def read(
-    path: Path | str, *, split: str | None = None, columns: Columns | None = None, where: str | None = None
+    path: Path | str,
+    *,
+    split: str | None = None,
+    columns: Columns | None = None,
+    where: str | None = None,
+    keep_broken: bool = False,
 ) -> Dataset:
     """Open preference data; images are not read before an example is asked for.
 
@@ -44,6 +50,8 @@ def read(
         split: Keep only the rows of this split; all rows if None.
         columns: What the columns of the table mean; None finds it out.
         where: Place that named the path, such as `run.yaml: data.path`, for messages.
+        keep_broken: Mark rows that cannot be read in their header, instead of raising the error of the first;
+            with a split, those of no known split are kept too.
 
     Raises:
         DataError: There is no such file, its type is unknown, or its content is wrong.
@@ -53,6 +61,9 @@ def read(
         dataset = rows(path, split=split, columns=columns, recent=Recent(), where=where).dataset(path)
     except OSError as error:
         raise _unreadable(path, error, where) from error
+    for header in dataset.headers:
+        if header.error is not None and not keep_broken:
+            raise header.error
     return dataset if split is None else _of_split(dataset, split)
 
 
@@ -66,7 +77,7 @@ def rows(
 ) -> Joined:
     """The rows of every file of a data set, opened but not read.
 
-    Files whose names tell another split are left out.
+    A file whose name tells another split is left out, unless one of its rows names this split.
 
     Args:
         path: As for `read`.
@@ -87,7 +98,12 @@ def rows(
     told = [(file, _told(file, path)) for file in files]
     try:
         return _joined(
-            told, str(path), split, lambda file: _copy(file, columns) or _open(file, columns, recent, place)
+            told,
+            str(path),
+            split,
+            recent,
+            lambda file, shared: _copy(file, columns, shared) or _open(file, columns, shared, place),
+            lambda file: _names_splits(file, columns),
         )
     except OSError as error:
         raise _unreadable(path, error, where) from error
@@ -100,7 +116,14 @@ def remote_rows(
     for suffix in _REMOTE:
         if files := [file for file in data.files if file.suffix == suffix]:
             told = [(file, split_of(file.below(data.root))) for file in files]
-            return _joined(told, data.root, split, lambda file: _open(file, columns, recent, f"{where}: "))
+            return _joined(
+                told,
+                data.root,
+                split,
+                recent,
+                lambda file, shared: _open(file, columns, shared, f"{where}: "),
+                lambda file: _names_splits(file, columns),
+            )
     raise DataError(
         f"{where}: no {', '.join(_REMOTE)} in {data.root}, which can be read from afar. "
         "Download it and give its folder."
@@ -108,14 +131,46 @@ def remote_rows(
 
 
 def _joined(
-    told: Sequence[tuple[File, str | None]], name: str, split: str | None, opened: Callable[[File], Rows]
+    told: Sequence[tuple[File, str | None]],
+    name: str,
+    split: str | None,
+    recent: Recent,
+    opened: Callable[[File, Shared], Rows],
+    names_splits: Callable[[File], bool],
 ) -> Joined:
-    """The rows of the files that do not tell another split."""
-    chosen = [(file, own) for file, own in told if split is None or own in (None, split)]
+    """The rows of the files that tell no other split, or have a row that names this one."""
+    chosen: list[tuple[Rows, str | None]] = []
+    known: set[str] = set()
+    last, groups = Recent(0), defaultdict[str | None, dict[Hashable, str]](dict)
+    for file, own in told:
+        shared = Shared(recent, last, groups[own])
+        if split is None or own is None or own == split:
+            chosen.append((opened(file, shared), own))
+            continue
+        rows = _opened_or_none(file, shared, opened) if names_splits(file) else None
+        parts = None if rows is None else rows.splits()
+        named = {own} if parts is None else {part or own for part in parts}
+        if rows is not None and split in named:
+            chosen.append((rows, own))
+        known |= named
     if not chosen:
-        known = ", ".join(sorted({own for _, own in told if own is not None}))
-        raise DataError(f"{name}: unknown split {split!r}. Known: {known}.")
-    return Joined([opened(file) for file, _ in chosen], [own for _, own in chosen])
+        raise DataError(f"{name}: unknown split {split!r}. Known: {', '.join(sorted(map(str, known)))}.")
+    return Joined([rows for rows, _ in chosen], [own for _, own in chosen])
+
+
+def _names_splits(file: Place, columns: Columns | None) -> bool:
+    """False if rows of a file name no splits whatever is in it, so that it need not be opened to find one."""
+    if columns is not None:
+        return columns.split is not None
+    return file.suffix.lower() in (".parquet", ".jsonl")
+
+
+def _opened_or_none(file: File, shared: Shared, opened: Callable[[File, Shared], Rows]) -> Rows | None:
+    """The rows of a file that tells another split; None if it holds something else, such as bare prompts."""
+    try:
+        return opened(file, shared)
+    except DataError:
+        return None
 
 
 def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: bool = False) -> int:
@@ -132,8 +187,8 @@ def write_parquet(examples: Iterable[Example], path: Path | str, *, overwrite: b
 def split_of(path: PurePath) -> str | None:
     """The split that the name of a file or of its folder tells; None if it tells none.
 
-    `NAME-00000-of-00012.parquet` is of split NAME. Else it is the last word of the path that is `train`,
-    `validation` (also `valid`, `val` or `dev`) or `test`.
+    `NAME-00000-of-00012.parquet`, also with 16 hex digits behind it, is of split NAME. Else it is the last
+    word of the path that is `train`, `validation` (also `valid`, `val` or `dev`) or `test`.
     """
     if (shard := _SHARD.fullmatch(path.stem)) is not None:
         return shard["split"]
@@ -171,52 +226,52 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def _copy(folder: Path, columns: Columns | None) -> Rows | None:
+def _copy(folder: Path, columns: Columns | None, shared: Shared) -> Rows | None:
     """The rows of a folder that `datasets` wrote; None if it is a file."""
     if not is_copy(folder):
         return None
     table = CopiedTable(folder)
-    return _mapped(table, columns) or _refuse(table)
+    return _mapped(table, columns, shared) or _refuse(table)
 
 
-def _open(file: Place, columns: Columns | None, recent: Recent, place: str) -> Rows:
+def _open(file: Place, columns: Columns | None, shared: Shared, place: str) -> Rows:
     match file.suffix.lower():
         case ".parquet":
-            groups = parquet.RowGroups(file, recent)
+            groups = parquet.RowGroups(file, shared.recent)
             if columns is None and (native := parquet.native_rows(groups)) is not None:
                 return native
-            return _mapped(groups, columns) or pickapic_rows(groups)
+            return _mapped(groups, columns, shared) or pickapic_rows(groups)
         case ".tar":
-            samples = TarSamples(file, recent)
-            return _mapped(samples, columns, WEBDATASET) or _refuse(samples)
+            samples = TarSamples(file, shared.recent)
+            return _mapped(samples, columns, shared, WEBDATASET) or _refuse(samples)
         case ".jsonl" if isinstance(file, Path):
-            lines = JsonLines(file, recent)
+            lines = JsonLines(file, shared.recent)
             if columns is None and FORMS & set(lines.names):
                 return JsonlRows(lines)
-            return _mapped(lines, columns) or JsonlRows(lines)
+            return _mapped(lines, columns, shared) or JsonlRows(lines)
         case ".json" if isinstance(file, Path):
-            return _json(file, columns)
+            return _json(file, columns, shared)
         case other:
             raise DataError(f"{place}{file}: unknown file type, got {other!r}. Known: {_KNOWN}.")
 
 
-def _json(file: Path, columns: Columns | None) -> Rows:
-    exported = False
-
-    def flat(content: Any) -> Any:
-        nonlocal exported
-        exported = columns is None and labelstudio.is_export(content)
-        return labelstudio.rows_of(content, where=str(file)) if exported else content
-
-    table = JsonList(file, flat)
-    return _mapped(table, labelstudio.COLUMNS if exported else columns) or _refuse(table)
+def _json(file: Path, columns: Columns | None, shared: Shared) -> Rows:
+    entries = json_entries(file)
+    if columns is None and labelstudio.is_export(entries):
+        table, columns = JsonList(file, entries, labelstudio.row_of), labelstudio.COLUMNS
+    else:
+        table = JsonList(file, entries)
+    return _mapped(table, columns, shared) or _refuse(table)
 
 
-def _mapped(table: Table, columns: Columns | None, layouts: Sequence[Layout] = PUBLISHED) -> Rows | None:
+def _mapped(
+    table: Table, columns: Columns | None, shared: Shared, layouts: Sequence[Layout] = PUBLISHED
+) -> Rows | None:
     """The rows by the given columns, or by a known layout; None if it is not known."""
+    absent: Sequence[str] = ()
     if columns is None and (layout := layout_of(table, layouts)) is not None:
-        columns = layout.columns
-    return None if columns is None else ColumnRows(grouped(table, columns), columns)
+        columns, absent = layout.columns, layout.absent
+    return None if columns is None else ColumnRows(grouped(table, columns, shared), columns, absent=absent)
 
 
 def _refuse(table: Table) -> Rows:
@@ -232,9 +287,9 @@ def _unreadable(path: Path, error: OSError, where: str | None) -> DataError:
 
 
 def _of_split(dataset: Dataset, split: str) -> Dataset:
-    chosen = [at for at, header in enumerate(dataset.headers) if header.split == split]
-    if chosen:
-        return dataset.select(chosen)
+    if any(header.split == split for header in dataset.headers):
+        broken = {at for at, h in enumerate(dataset.headers) if h.error is not None and h.split is None}
+        return dataset.select(at for at, h in enumerate(dataset.headers) if h.split == split or at in broken)
     known = sorted({header.split for header in dataset.headers if header.split is not None})
     if not known:
         raise DataError(

@@ -146,6 +146,8 @@ class Stream:
         """
         for part, told in zip(self._joined.parts, self._joined.splits, strict=True):
             for header in part.headers():
+                if header.error is not None:
+                    raise header.error
                 if self.split in (None, header.split or told):
                     yield header.prompt
 

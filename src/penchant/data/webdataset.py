@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
+from penchant.data.columns import row_or_error
 from penchant.data.lines import object_of
 from penchant.data.paths import IMAGE_SUFFIXES, Place
 from penchant.data.recent import BLOCK_ROWS, Cuts, Recent
@@ -44,7 +45,7 @@ class TarSamples:
         self.blocks: list[int] = []
         self._starts: list[int] = []
         found: dict[str, None] = {}
-        described = None
+        described: list[tarfile.TarInfo] = []
         last = None
         for member, key, name in _members(path, 0):
             if key != last:
@@ -55,11 +56,12 @@ class TarSamples:
                 self.blocks[-1] += 1
             if len(self.blocks) == 1:
                 found[name] = None
-                described = described or (member if _is_json(name) else None)
+                if _is_json(name):
+                    described.append(member)
         if not self.blocks:
             raise DataError(f"{path}: no samples, got a tar file without files.")
         self._cuts = Cuts(self.blocks)
-        self._described = {} if described is None else self._object(described)
+        self._described = self._merged(described)
         numbered = [IMAGES] if any(_number(name) is not None for name in found) else []
         self.names = [*numbered, *self._described, *(name for name in found if not _is_json(name))]
 
@@ -67,9 +69,9 @@ class TarSamples:
         """True if a column holds lists."""
         return name == IMAGES or isinstance(self._described.get(name), list)
 
-    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def light(self, names: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
         """All samples, one run after the other; a tar file has no columns to leave out."""
-        return (self.row(position) for position in range(len(self._cuts)))
+        return (row_or_error(self.row, position) for position in range(len(self._cuts)))
 
     def row(self, position: int) -> dict[str, Any]:
         """One sample.
@@ -120,10 +122,26 @@ class TarSamples:
                 size += len(content)
         return samples, size
 
-    def _object(self, member: tarfile.TarInfo) -> dict[str, Any]:
+    def _merged(self, members: Sequence[tarfile.TarInfo]) -> dict[str, Any]:
+        """The keys of all objects that can be read, each with its first value.
+
+        Raises:
+            DataError: There are some, but none can be read.
+        """
+        merged: dict[str, Any] = {}
+        errors: list[DataError] = []
         with self.path.open("rb") as file:
-            file.seek(member.offset_data)
-            return object_of(file.read(member.size), where=f"{self.path}: {member.name}")
+            for member in members:
+                file.seek(member.offset_data)
+                try:
+                    found = object_of(file.read(member.size), where=f"{self.path}: {member.name}")
+                except DataError as error:
+                    errors.append(error)
+                else:
+                    merged |= {name: value for name, value in found.items() if name not in merged}
+        if members and len(errors) == len(members):
+            raise errors[0]
+        return merged
 
 
 def _members(path: Place, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
@@ -135,7 +153,7 @@ def _members(path: Place, offset: int) -> Iterator[tuple[tarfile.TarInfo, str, s
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     key, name = _split(member.name)
-                    if member.isfile() and name:
+                    if member.isfile() and name and not _is_hidden(member.name):
                         yield member, key, name
     except tarfile.TarError as error:
         raise DataError(
@@ -148,6 +166,11 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, column = base.partition(".")
     return f"{folder}{slash}{stem}", column
+
+
+def _is_hidden(name: str) -> bool:
+    """True for a member such as `._1.0.png`, which tar on macOS adds to `1.0.png`."""
+    return name.rpartition("/")[2].startswith(".")
 
 
 def _is_json(name: str) -> bool:

@@ -51,7 +51,8 @@ def read_suite(path: Path) -> PromptSuite:
 
     Args:
         path: `.txt` with one prompt a line; `.jsonl` with strings or objects with `prompt` or `caption`;
-            `.parquet` with a column `caption`; `.tsv` with a column `Prompt` (the form of PartiPrompts).
+            `.parquet` with a column `caption` or, without it, `prompt`; `.tsv` with a column `Prompt` (the
+            form of PartiPrompts).
 
     Raises:
         DataError: Unknown ending, unreadable file, missing column or no prompts.
@@ -80,7 +81,7 @@ def _jsonl(path: Path) -> list[str]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is not JSON, {error}. Write one object a line.") from None
         prompt = row.get("prompt", row.get("caption")) if isinstance(row, dict) else row
         if not isinstance(prompt, str):
@@ -91,11 +92,13 @@ def _jsonl(path: Path) -> list[str]:
 
 def _parquet(path: Path) -> list[str]:
     columns = pq.read_schema(path).names
-    if "caption" not in columns:
+    name = next((name for name in ("caption", "prompt") if name in columns), None)
+    if name is None:
+        known = ", ".join(columns)
         raise DataError(
-            f"{path}: missing column 'caption', got {', '.join(columns)}. Rename the prompt column."
+            f"{path}: missing column 'caption' or 'prompt', got {known}. Rename the prompt column."
         )
-    prompts = pq.read_table(path, columns=["caption"]).column("caption").to_pylist()
+    prompts = pq.read_table(path, columns=[name]).column(name).to_pylist()
     return [prompt for prompt in prompts if isinstance(prompt, str)]
 
 
