@@ -186,6 +186,15 @@ def test_pickapic_in_shards(tmp_path, pickapic):
     assert [example.preference for example in data] == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (0.5, 0.5)]
 
 
+def test_numbered_shards_of_another_split_are_not_opened(tmp_path, pickapic, monkeypatch):
+    for split in ("train", "validation"):
+        pickapic(2, name=f"{split}-00000-of-00001.parquet")
+    opened, real = [], store._open
+    monkeypatch.setattr(store, "_open", lambda file, *rest: opened.append(file.name) or real(file, *rest))
+    assert len(store.read(tmp_path, split="validation")) == 2
+    assert opened == ["validation-00000-of-00001.parquet"]
+
+
 @pytest.mark.parametrize(
     ("path", "split"),
     [

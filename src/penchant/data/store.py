@@ -159,7 +159,12 @@ def _joined(
 
 
 def _names_splits(file: Place, columns: Columns | None) -> bool:
-    """False if rows of a file name no splits whatever is in it, so that it need not be opened to find one."""
+    """False if rows of a file name no splits, so that it need not be opened to find one.
+
+    That of a numbered shard is in its name: of hundreds on the hub, only those of the split are opened.
+    """
+    if _SHARD.fullmatch(file.name.removesuffix(file.suffix)) is not None:
+        return False
     if columns is not None:
         return columns.split is not None
     return file.suffix.lower() in (".parquet", ".jsonl")

@@ -81,9 +81,7 @@ class Stream:
         self.path, self.split, self._joined = path, split, joined
         self._firsts = [[0, *accumulate(part.blocks)] for part in joined.parts]
         self._blocks: list[Piece] = []
-        self._which: dict[
-            tuple[int, int], bytes
-        ] = {}  # of blocks with rows of several splits: 1 for this one
+        self._which: dict[tuple[int, int], bytes] = {}  # 1 for rows of this split, of blocks with several
         for part in range(len(joined.parts)):
             for block, (size, which) in enumerate(self._members(part)):
                 if size:
