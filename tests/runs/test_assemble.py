@@ -15,9 +15,8 @@ from penchant.cli import main
 from penchant.data.rows import Candidate, Example
 from penchant.data.store import write_parquet
 from penchant.errors import ConfigError
-from penchant.runs.assemble import method_of
+from penchant.runs.assemble import assemble
 from penchant.runs.load import check
-from penchant.runs.sources import SourceMaker
 
 
 @pytest.fixture
@@ -64,7 +63,8 @@ def test_weights_in_pickle_form(train, options, tiny_model, tmp_path):
     )
 
 
-def test_fewer_rows_than_a_batch(train, options):
+def test_fewer_rows_than_a_batch(train, options, monkeypatch):
+    monkeypatch.setattr("penchant.runs.encoding.load_family", None)  # it is said before anything is encoded
     assert train(options(**{"training.batch_size": 16})) == (
         "training.batch_size: the training split has 12 usable groups, fewer than one batch of 16. Give more "
         "data or a smaller batch_size."
@@ -170,21 +170,14 @@ def test_no_write_permission(train, options, monkeypatch):
     )
 
 
-def test_a_batch_that_the_processes_cannot_share(options):
-    three = SimpleNamespace(num_processes=3, process_index=0)
-    run = check(options(), where="run.yaml")
-    maker = SourceMaker(
-        run=run,
-        method=method_of(run, where="run.yaml"),
-        models=None,
-        family=None,
-        model_folder=None,
-        accelerator=three,
-        where="run.yaml",
-        phase=None,
-    )
+def test_a_batch_that_the_processes_cannot_share(options, monkeypatch):
+    monkeypatch.setattr("penchant.runs.assemble.encode_stored", None)  # it is said before anything is encoded
     with pytest.raises(ConfigError) as caught:
-        maker(None, None)
+        assemble(
+            check(options(), where="run.yaml"),
+            where="run.yaml",
+            accelerator=SimpleNamespace(num_processes=3, is_fsdp2=False),
+        )
     assert str(caught.value) == (
         "run.yaml: training.batch_size: must be divisible by the 3 processes, got 4."
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -166,6 +167,30 @@ def test_a_full_disk_leaves_what_is_whole(tmp_path, monkeypatch):
         fill(cache(tmp_path), ["a0", "a1"])
     assert sorted(tmp_path.iterdir()) == before
     assert cache(tmp_path).missing(["a0", "a1"]) == ["a1"]
+
+
+def test_a_beginning_that_a_kill_has_left_is_removed_when_no_run_can_be_at_it(tmp_path):
+    fill(cache(tmp_path), KEYS)
+    old, new = tmp_path / ".x.safetensors.1.partial", tmp_path / ".y.safetensors.2.partial"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache(tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def test_whoever_may_read_the_folder_may_read_the_shards(tmp_path):
+    before = os.umask(0o022)
+    try:
+        fill(cache(tmp_path), KEYS)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
+def test_a_description_that_is_none_is_named(tmp_path):
+    (tmp_path / "cache.json").write_text("[1]")
+    assert "cache.json cannot be read" in refused(tmp_path)
 
 
 def test_two_processes_encode_disjoint_shares_and_read_all(tmp_path):

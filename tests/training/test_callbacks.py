@@ -47,8 +47,8 @@ def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
     with pytest.raises(RunFolderError) as caught:
         file.write(Record(step=1))
     assert str(caught.value) == (
-        f"{tmp_path}/metrics.jsonl: cannot be written (No space left on device). The last checkpoint is "
-        "whole; make room or give write permission, then go on with --resume."
+        f"{tmp_path}/metrics.jsonl: cannot be written (No space left on device). Checkpoints that were "
+        "written are whole; make room or give write permission, then go on with --resume."
     )
 
 

@@ -44,7 +44,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_at_once(loss, norm):
         run(health(), 1, start=7, loss=loss, norm=norm)
     assert str(caught.value) == (
         f"step 7: the loss is {loss} and the gradient norm {norm}: not a number. The weights are those of "
-        "the step before, the last checkpoint is good. Usual causes: a learning rate that is too high, or "
+        "the step before, all checkpoints are older. Usual causes: a learning rate that is too high, or "
         "images or scores that are not finite."
     )
 
@@ -98,8 +98,7 @@ def test_winners_that_are_unlearnt_warn_and_stop_if_asked(warnings):
     with pytest.raises(TrainingStopped) as caught:
         run(health(on_winner_error="stop"), 9, winner=0.5)
     assert str(caught.value) == (
-        f"{cause}. Raise beta, lower the learning rate, or add a winner-kept term; the last checkpoint is "
-        "kept."
+        f"{cause}. Raise beta, lower the learning rate, or add a winner-kept term; checkpoints are kept."
     )
     run(health(winner_error_limit=None, on_winner_error="stop"), 9, winner=0.5)
     run(health(on_winner_error="stop"), 9, winner=0.02)

@@ -143,8 +143,14 @@ def assemble(
     data = (stream_of if run.data.streaming else data_of)(run, run.data.train_split, where=where)
     accelerator = accelerator or distributed.accelerator()
     _refuse_with_shards(run, accelerator, where)
+    stored = not isinstance(method.ratio, Stepwise)
+    if stored and run.training.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"{where}: training.batch_size: must be divisible by the {accelerator.num_processes} processes, "
+            f"got {run.training.batch_size}."
+        )
     encoded = None
-    if isinstance(data, Dataset) and not isinstance(method.ratio, Stepwise):
+    if stored and isinstance(data, Dataset):
         encoded = encode_stored(run, method, folder, data, accelerator, where=where, phase=phase)
     family = load_family(run, folder, part=None if encoded is None else Part.DENOISER, where=where)
     bare = family.network

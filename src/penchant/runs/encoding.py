@@ -20,7 +20,7 @@ from penchant.runs.schema import RunFile
 from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
 from penchant.training.encode import Group, Preparation, encode_images, encode_texts, groups_of, joined
-from penchant.training.source import EncodedExamples
+from penchant.training.source import EncodedExamples, require_a_batch
 
 
 @final
@@ -78,6 +78,7 @@ def encode_stored(
         PenchantError: The data gives no group, or an option does not fit the model.
     """
     splits = {"train": _groups(run, method, data, "train", where)}
+    require_a_batch(len(splits["train"]), run.training.batch_size)  # before hours of encoding
     if run.data.heldout_split is not None:
         heldout = data_of(run, run.data.heldout_split, where=where)
         splits["held-out"] = _groups(run, method, heldout, "held-out", where)

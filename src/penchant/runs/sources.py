@@ -94,12 +94,6 @@ class SourceMaker:
         if isinstance(self.method.ratio, Stepwise):
             assert isinstance(data, Dataset)
             return Sources(train=self._rollout(self.method.ratio, data))
-        processes = self.accelerator.num_processes
-        if self.run.training.batch_size % processes:
-            raise ConfigError(
-                f"{self.where}: training.batch_size: must be divisible by the {processes} processes, "
-                f"got {self.run.training.batch_size}."
-            )
         if isinstance(data, Stream):
             return self._streamed(data)
         assert encoded is not None

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -33,6 +34,8 @@ _ABOUT: Final = "cache.json"
 _SHARD_BYTES: Final = 2**26
 _OPEN_SHARDS: Final = 4096
 _CHECKED: Final = 4
+_PARTIAL: Final = ".partial"
+_SECONDS_OF_A_WRITE: Final = 3600
 
 
 @final
@@ -139,10 +142,10 @@ class Cache:
 
     def _refuse_other(self, about: Mapping[str, str]) -> None:
         try:
-            known = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
+            known = dict(json.loads((self.folder / _ABOUT).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.where}: {self.folder}/{_ABOUT} cannot be read ({error}). Remove the folder, or give "
                 "another one."
@@ -159,7 +162,11 @@ class Cache:
             )
 
     def _drop_damaged(self) -> None:
-        """Take out shards that are cut off or gone; their rows will be encoded again."""
+        """Take out shards that are cut off or gone, whose rows will be encoded again, and old beginnings."""
+        for partial in self.folder.glob(f".*{_PARTIAL}"):
+            if time.time() - partial.stat().st_mtime > _SECONDS_OF_A_WRITE:  # else another run may be at it
+                with self._writing():
+                    partial.unlink(missing_ok=True)
         for index in sorted(self.folder.glob("*.arrow")):
             shard = index.with_suffix(".safetensors")
             try:
@@ -211,10 +218,13 @@ class Cache:
         self._keys, self._rows = [], []
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a file that is either whole or not there."""
-        partial = self.folder / f".{name}.{os.getpid()}.partial"
+        """Write a file that is either whole or not there, for all who may read the folder."""
+        partial = self.folder / f".{name}.{os.getpid()}{_PARTIAL}"
         try:
+            partial.touch()
+            mode = partial.stat().st_mode
             write(partial)
+            partial.chmod(mode)  # safetensors writes for the owner alone
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(partial, self.folder / name)

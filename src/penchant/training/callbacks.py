@@ -58,8 +58,8 @@ class MetricsFile:
                 file.write(f"{line}\n")
         except OSError as error:
             raise RunFolderError(
-                f"{self.path}: cannot be written ({error.strerror}). The last checkpoint is whole; make room "
-                "or give write permission, then go on with --resume."
+                f"{self.path}: cannot be written ({error.strerror}). Checkpoints that were written are "
+                "whole; make room or give write permission, then go on with --resume."
             ) from error
 
 

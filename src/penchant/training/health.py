@@ -48,7 +48,7 @@ class Health:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingStopped(
                 f"step {record.step}: the loss is {loss} and the gradient norm {norm}: not a number. The "
-                "weights are those of the step before, the last checkpoint is good. Usual causes: a learning "
+                "weights are those of the step before, all checkpoints are older. Usual causes: a learning "
                 "rate that is too high, or images or scores that are not finite."
             )
         self.dead = self.dead + 1 if norm == 0 else 0
@@ -109,7 +109,7 @@ class Health:
         if self.on_winner_error == "stop":
             raise TrainingStopped(
                 f"step {record.step}: {cause}. Raise beta, lower the learning rate, or add a winner-kept "
-                "term; the last checkpoint is kept."
+                "term; checkpoints are kept."
             )
         self._warn(record.step, "winners", cause)
 

@@ -143,6 +143,15 @@ class EncodedExamples:
         ]
 
 
+def require_a_batch(num_groups: int, batch_size: int) -> None:
+    """Refuse data that does not fill one batch."""
+    if num_groups < batch_size:
+        raise DataError(
+            f"training.batch_size: the training split has {num_groups} usable groups, fewer than one batch "
+            f"of {batch_size}. Give more data or a smaller batch_size."
+        )
+
+
 @final
 class StoredSource:
     """Batches of stored examples: a keyed order per epoch, the incomplete last batch left out.
@@ -174,11 +183,7 @@ class StoredSource:
         process: int = 0,
         num_processes: int = 1,
     ) -> None:
-        if len(examples.ids) < batch_size:
-            raise DataError(
-                f"training.batch_size: the training split has {len(examples.ids)} usable groups, fewer than "
-                f"one batch of {batch_size}. Give more data or a smaller batch_size."
-            )
+        require_a_batch(len(examples.ids), batch_size)
         self.examples, self.seed, self.prompt_dropout = examples, seed, prompt_dropout
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_draws, self.process, self.num_processes = num_draws, process, num_processes
