@@ -101,11 +101,14 @@ def load_folder(
         denoiser: Type of the denoiser's weights; float32, as of all others, if None.
 
     Raises:
-        ModelError: As `family_of`, or if diffusers cannot load it.
+        ModelError: As `family_of`, or if diffusers cannot load it, or its family not train it.
     """
-    with only(part, denoiser=denoiser):
-        family: PipelineFamily = family_of(folder, where=where).load(folder)
-    return family
+    module = family_of(folder, where=where)
+    try:
+        with only(part, denoiser=denoiser):
+            return module.load(folder)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def family_of(folder: Path, *, where: str = "model") -> ModuleType:

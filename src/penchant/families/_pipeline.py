@@ -165,6 +165,35 @@ def t5_states(encoder: Any, tokenizer: Any, prompts: Sequence[str], *, limit: in
     return encoder(tokens(tokenizer, prompts, limit=limit).to(encoder.device))[0]
 
 
+def side_of(pipeline: Any, part: str) -> int:
+    """Side of the latents that a network draws, as its configuration says; diffusers has no default for it.
+
+    Raises:
+        ModelError: It names none, or two.
+    """
+    side = getattr(pipeline, part).config.sample_size
+    if not isinstance(side, int):
+        raise ModelError(
+            f"{part}/config.json: sample_size must be a whole number, the side of a latent, got {side}. "
+            "Write it there: 64 for images of 512 pixels, 128 for 1024."
+        )
+    return side
+
+
+def require_no_guidance_told(pipeline: Any) -> None:
+    """Refuse a UNet that its pipeline tells a guidance scale beside the timestep.
+
+    Source:
+        Luo et al. 2023 (latent consistency models), arXiv:2310.04378, section 4.2.
+    """
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise ModelError(
+            "the UNet is told a guidance scale (time_cond_proj_dim), as one distilled to a latent "
+            "consistency model; it is not trained here as its pipeline calls it. Give the model that it was "
+            "made from."
+        )
+
+
 def variance_preserving(pipeline: Any) -> VariancePreserving:
     """Noise schedule and prediction type, read from the model's own scheduler config.
 
@@ -203,6 +232,12 @@ def rectified_flow(pipeline: Any, law: TimestepLaw, *, num_tokens: int) -> Recti
         )
     shift = float(config.shift if of_flows else config.flow_shift)
     if of_flows and config.use_dynamic_shifting:
+        if config.time_shift_type != "exponential":
+            raise ModelError(
+                f"scheduler {type(scheduler).__name__} with time_shift_type {config.time_shift_type!r}: not "
+                "supported with use_dynamic_shifting, where the shift is exponential here. Give the "
+                "scheduler that the model was published with."
+            )
         shift = shift_for(
             num_tokens,
             base_tokens=config.base_image_seq_len,
