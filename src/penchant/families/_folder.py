@@ -32,7 +32,7 @@ def index_of(folder: Path, where: str) -> dict[str, Any]:
             f"{INDEX} and a folder for each part, such as unet/ or transformer/, vae/, text_encoder/ and "
             "scheduler/."
         )
-    return _json(path, where)
+    return json_of(path, where)
 
 
 def check(folder: Path, where: str) -> None:
@@ -75,7 +75,8 @@ def parts_of(index: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _json(path: Path, where: str) -> dict[str, Any]:
+def json_of(path: Path, where: str) -> dict[str, Any]:
+    """The object that a file of a pipeline folder holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,7 +98,7 @@ def _check_part(part: Path, where: str) -> None:
     if not (part / "config.json").is_file():
         raise ModelError(f"{where}: half a pipeline folder: {part.name}/config.json is missing.")
     for shards in part.glob("*.safetensors.index.json"):
-        for name in sorted(set(_json(shards, where).get("weight_map", {}).values())):
+        for name in sorted(set(json_of(shards, where).get("weight_map", {}).values())):
             if not (part / name).is_file():
                 raise ModelError(
                     f"{where}: half a pipeline folder: {part.name}/{name} is named in {shards.name} but "
