@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from penchant.errors import ModelError
 
-_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model"})
+_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _CHUNK: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -75,7 +75,7 @@ def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequenc
 
 
 def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
-    """SHA-256 over the weights, configurations and vocabularies of a model's folder, by relative path.
+    """SHA-256 over weights, configurations, vocabularies and templates of a model's folder, by relative path.
 
     Files are read in pieces, so that large weights need no memory.
 

@@ -158,9 +158,9 @@ def test_without_a_configuration_it_is_that_of_the_hub(file, configuration, monk
 
     monkeypatch.setattr(hub, "snapshot_download", stand_in)
     assert families.resolve(str(file)) == families.resolve(f"{file}@{configuration}")
-    assert asked == [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", ["model_index.json", "*/*.json", "*/*.txt"])
-    ]
+    assert {repository for repository, _ in asked} == {"stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    assert asked[0][1] == ["model_index.json"] and "unet/*.json" in asked[1][1]
+    assert not any("safetensors" in pattern for _, patterns in asked for pattern in patterns)
 
 
 def test_a_file_of_another_family_than_the_configuration(file, tmp_path):

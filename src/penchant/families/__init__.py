@@ -62,7 +62,7 @@ def resolve(model: str, *, where: str = "model") -> Path:
         quiet()
         folder = _single_file.unpacked(model, where)
     elif not folder.exists() and hub.is_name(model):
-        folder = hub.download(model, where, wanted=_folder.WANTED, unwanted=_folder.UNWANTED)
+        folder = _folder.downloaded(model, where)
     if not folder.is_dir():
         raise ModelError(
             f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, a .safetensors "

@@ -7,20 +7,53 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from penchant import hub
 from penchant.errors import ModelError
 
 INDEX: Final = "model_index.json"
 UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Parts of a pipeline that are never loaded, and so may be missing."""
 
-WANTED: Final = (INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safetensors")))
-"""Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
-CONFIGURATION: Final = tuple(pattern for pattern in WANTED if not pattern.endswith(".safetensors"))
-"""The same without weights."""
-UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS))
-"""Second copies of the weights in another precision, and parts that are never loaded."""
+CONFIGURATION: Final = ("json", "txt", "jinja")
+"""Ends of the names of configurations, vocabularies and chat templates."""
+UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*")
+"""Second copies of the weights."""
+CARD: Final = "README.md"
+"""The model's card, which says its licence."""
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def downloaded(model: str, where: str, *, weights: bool = True) -> Path:
+    """Folder of a pipeline on the hub, with what its index names and no more.
+
+    A repository may hold other forms and versions of the same weights beside these parts.
+
+    Args:
+        model: `owner/name`, or `owner/name@revision`.
+        where: Place of the name, for messages.
+        weights: False leaves them out.
+
+    Raises:
+        ModelError: It cannot be had, or is no pipeline in diffusers' form.
+    """
+    folder = hub.download(model, where, wanted=[INDEX])
+    if not (folder / INDEX).is_file():
+        raise ModelError(
+            f"{where}: {model} on the hub is no pipeline in diffusers' form, it has no {INDEX}. Give one "
+            "that has, or download a checkpoint of one file and give its path."
+        )
+    parts = [part for part in parts_of(index_of(folder, where)) if part not in UNUSED_PARTS]
+    suffixes = (*CONFIGURATION, "safetensors") if weights else CONFIGURATION
+    files = [INDEX, CARD, *(f"{part}/*.{suffix}" for part in parts for suffix in suffixes)]
+    hub.download(model, where, wanted=files, unwanted=UNWANTED)
+    tokenizers = [folder / part for part in parts if part.startswith("tokenizer")]
+    bare = [
+        t.name for t in tokenizers if not any((t / f).is_file() for f in ("tokenizer.json", "vocab.json"))
+    ]
+    if bare:
+        hub.download(model, where, wanted=[f"{name}/*.model" for name in bare])
+    return folder
 
 
 def index_of(folder: Path, where: str) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _require_agreement(
 def _configuration(config: str, where: str) -> Path:
     folder = Path(config)
     if not folder.is_dir() and hub.is_name(config):
-        return hub.download(config, where, wanted=_folder.CONFIGURATION, unwanted=_folder.UNWANTED)
+        return _folder.downloaded(config, where, weights=False)
     return folder
 
 
