@@ -10,10 +10,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from penchant.errors import ModelError
 
@@ -23,8 +25,15 @@ _NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revisi
 
 
 def is_name(model: str) -> bool:
-    """True for `owner/name` and `owner/name@revision`."""
-    return _NAME.fullmatch(model) is not None
+    """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
+    parts = _NAME.fullmatch(model)
+    if parts is None:
+        return False
+    try:
+        validate_repo_id(f"{parts['owner']}/{parts['name']}")
+    except HFValidationError:
+        return False
+    return True
 
 
 def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:

@@ -45,6 +45,10 @@ def hub(tiny_model, tmp_path, monkeypatch):
     return asked
 
 
+IMPOSSIBLE = ["runs/my--model", "runs/my..model", "foo/x.git", "foo/bar-", f"foo/{'x' * 97}"]
+"""Names that no repository can have."""
+
+
 def failing(monkeypatch, error):
     def stand_in(repository, **options):
         raise error
@@ -108,9 +112,15 @@ def test_a_folder_that_is_there_comes_first(hub, tiny_model, tmp_path, monkeypat
     assert hub == []
 
 
-@pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a"])
+@pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a", *IMPOSSIBLE])
 def test_a_path_is_no_name_on_the_hub(model):
     assert not hubs.is_name(model)
+
+
+@pytest.mark.parametrize("model", IMPOSSIBLE)
+def test_a_folder_that_is_missing_and_can_be_no_name(model):
+    with pytest.raises(ModelError, match=f"^run.yaml: model: no model folder '{model}'. Give a folder"):
+        families.resolve(model, where="run.yaml: model")
 
 
 def test_a_gated_model(monkeypatch):
