@@ -95,6 +95,16 @@ def test_a_pipeline_of_another_class(folder):
     assert "StableDiffusionPipeline" in str(caught.value)
 
 
+def test_a_pipeline_with_code_of_its_own(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": ["pipeline", "MyPipeline"]}))
+    with pytest.raises(ModelError) as caught:
+        family_of(folder, where="run.yaml: model")
+    assert str(caught.value).startswith(
+        f"run.yaml: model: {folder} holds a ['pipeline', 'MyPipeline'], which no family loads. Supported: "
+    )
+
+
 def test_a_shard_that_is_missing(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     (folder / "unet" / f"{weights.name}.index.json").write_text(

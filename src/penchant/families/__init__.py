@@ -121,7 +121,7 @@ def family_of(folder: Path, *, where: str = "model") -> ModuleType:
     wanted = _folder.index_of(folder, where).get("_class_name")
     modules = [import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__) if m.name[0] != "_"]
     handled = {module.PIPELINE: module for module in modules if hasattr(module, "PIPELINE")}
-    if wanted not in handled:
+    if not isinstance(wanted, str) or wanted not in handled:  # a pipeline with code of its own has a list
         raise ModelError(
             f"{where}: {folder} holds a {wanted}, which no family loads. Supported: {', '.join(handled)}."
         )
