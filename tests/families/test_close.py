@@ -74,6 +74,36 @@ def test_a_flow_whose_shift_is_linear(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("build", "part"),
+    [
+        (tiny.stable_diffusion, "text_encoder"),
+        (tiny.stable_diffusion_xl, "vae"),
+        (tiny.flux, "text_encoder_2"),
+        (tiny.wan, "transformer"),
+    ],
+)
+def test_a_part_that_is_empty(build, part, tmp_path):
+    folder = build(tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    changed(folder / "model_index.json", **{part: [None, None]})
+    assert refused(folder) == (
+        f"run.yaml: model: {folder}: {part} is empty in model_index.json, but a {index['_class_name']} needs "
+        "it. Give a folder that holds it."
+    )
+
+
+@pytest.mark.parametrize("part", ["text_encoder_3", "tokenizer_3"])
+def test_half_a_text_encoder(part, tmp_path):
+    folder = tiny.stable_diffusion_3(tmp_path / "model")
+    changed(folder / "model_index.json", **{part: [None, None]})
+    assert refused(folder) == (
+        f"run.yaml: model: {folder}: {part} is empty in model_index.json, but text_encoder_3 and tokenizer_3 "
+        "belong together. Give a folder that holds both, or name both as [null, null] if the model is used "
+        "without."
+    )
+
+
 def test_a_scheduler_of_another_kind(tmp_path):
     folder = tiny.stable_diffusion(tmp_path / "model")
     changed(folder / "scheduler" / "scheduler_config.json", prediction_type="flow_prediction")

@@ -1,6 +1,7 @@
 """A pipeline folder on disk: what it names, whether it is whole and safe, and copies of its parts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ CARD: Final = "README.md"
 """The model's card, which says its licence."""
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_VARIANT: Final = re.compile(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
+"""Names of weights in a second precision, or without moving average, whole or in shards."""
 
 
 def downloaded(model: str, where: str, *, weights: bool = True) -> Path:
@@ -137,20 +140,34 @@ def _check_part(part: Path, where: str) -> None:
                     f"{where}: half a pipeline folder: {part.name}/{name} is named in {shards.name} but "
                     "missing. Download the folder again."
                 )
-    if weights := list(part.glob("*.safetensors")):
-        for path in weights:
-            _check_whole(path, where)
-        return
+    weights = list(part.glob("*.safetensors"))
+    for path in weights:
+        _check_whole(path, where)
+    if all(_VARIANT.fullmatch(path.name) for path in weights):
+        raise _without_weights(part, where)
+
+
+def _without_weights(part: Path, where: str) -> ModelError:
+    """Why the weights of a part are none that are loaded, and what to do."""
+    variants = [found[1] for path in part.iterdir() if (found := _VARIANT.fullmatch(path.name))]
+    if variants:
+        return ModelError(
+            f"{where}: {part.name}/ has weights of the variant {min(variants)!r} alone, which are not "
+            f"loaded. Load the pipeline once with diffusers and variant={min(variants)!r}, call "
+            "save_pretrained, and give that folder."
+        )
     pickled = [path.name for path in part.iterdir() if path.suffix in _PICKLES]
     if pickled:
-        raise ModelError(
+        return ModelError(
             f"{where}: {part.name}/{pickled[0]} is a pickle file, which can run code when it is loaded; "
             "refused. Convert it once, where you trust it: load the pipeline with diffusers and call "
             "save_pretrained(folder, safe_serialization=True)."
         )
-    raise ModelError(
+    return ModelError(
         f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights. Download the folder "
-        "again, or take a revision that has them."
+        "again, or take a revision that has them. A model that has them as a variant alone "
+        "(*.fp16.safetensors) must be loaded once with diffusers and variant='fp16', and saved with "
+        "save_pretrained."
     )
 
 
