@@ -10,21 +10,30 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from penchant.errors import ModelError
 
-_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model"})
+_HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _CHUNK: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 def is_name(model: str) -> bool:
-    """True for `owner/name` and `owner/name@revision`."""
-    return _NAME.fullmatch(model) is not None
+    """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
+    parts = _NAME.fullmatch(model)
+    if parts is None:
+        return False
+    try:
+        validate_repo_id(f"{parts['owner']}/{parts['name']}")
+    except HFValidationError:
+        return False
+    return True
 
 
 def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
@@ -75,7 +84,7 @@ def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequenc
 
 
 def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
-    """SHA-256 over the weights, configurations and vocabularies of a model's folder, by relative path.
+    """SHA-256 over weights, configurations, vocabularies and templates of a model's folder, by relative path.
 
     Files are read in pieces, so that large weights need no memory.
 

@@ -18,7 +18,7 @@ def test_names_of_the_hub(name):
     assert hub.is_name(name)
 
 
-@pytest.mark.parametrize("name", ["pairs", "./a/b", "a/b/c", "../a", "/a/b", "a/b@"])
+@pytest.mark.parametrize("name", ["pairs", "./a/b", "a/b/c", "../a", "/a/b", "a/b@", "a/b--c", "a/b.git"])
 def test_paths_are_no_names(name):
     assert not hub.is_name(name)
 

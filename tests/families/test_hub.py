@@ -4,12 +4,14 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub import errors
 from huggingface_hub.utils import filter_repo_objects
 
 from penchant import families
 from penchant import hub as hubs
 from penchant.errors import ModelError
+from penchant.families import tiny
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def hub(tiny_model, tmp_path, monkeypatch):
         "unet/diffusion_pytorch_model.non_ema.safetensors", "text_encoder/m.fp16-00001-of-00002.safetensors",
     ):  # fmt: skip
         shutil.copy(weights, remote / extra)
-    (remote / "safety_checker").mkdir()
-    shutil.copy(weights, remote / "safety_checker" / "model.safetensors")
+    for other in ("safety_checker", "vae_1_0", "text_encoders"):  # the index names none of them
+        (remote / other).mkdir()
+        shutil.copy(weights, remote / other / "model.safetensors")
     asked = []
 
     def stand_in(repository, *, revision, allow_patterns, ignore_patterns):
@@ -42,6 +45,10 @@ def hub(tiny_model, tmp_path, monkeypatch):
     return asked
 
 
+IMPOSSIBLE = ["runs/my--model", "runs/my..model", "foo/x.git", "foo/bar-", f"foo/{'x' * 97}"]
+"""Names that no repository can have."""
+
+
 def failing(monkeypatch, error):
     def stand_in(repository, **options):
         raise error
@@ -56,13 +63,46 @@ def http(kind):
     return kind("first line\nsecond", response=SimpleNamespace(headers={}, request=None))
 
 
-def test_only_the_pipeline_is_fetched_and_it_loads(hub, tiny_model):
+def test_only_the_pipeline_and_its_card_are_fetched_and_it_loads(hub, tiny_model):
     folder = families.resolve("someone/model@v2")
-    assert hub == [("someone/model", "v2")]
+    assert set(hub) == {("someone/model", "v2")}
+    (folder / "README.md").unlink()
     fetched = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert fetched == {p.relative_to(tiny_model).as_posix() for p in tiny_model.rglob("*") if p.is_file()}
     assert families.load("someone/model").name == "sd15"
-    assert hub[1] == ("someone/model", None)
+    assert hub[-1] == ("someone/model", None)
+
+
+def test_a_chat_template_is_fetched_and_counts(hub, tmp_path):
+    folder = tiny.z_image(tmp_path / "remote")
+    template = families.resolve("someone/model") / "tokenizer" / "chat_template.jinja"
+    assert template.read_text() == (folder / "tokenizer" / "chat_template.jinja").read_text()
+    found = families.load("someone/model").encode_prompts(["a"])["prompt"]
+    assert torch.equal(found, families.load(str(folder)).encode_prompts(["a"])["prompt"])
+    before = hubs.model_hash(tmp_path / "cache")
+    template.write_text("another")
+    assert hubs.model_hash(tmp_path / "cache") != before
+
+
+def test_a_vocabulary_of_pieces_is_fetched_where_it_is_the_only_one(hub, tmp_path):
+    """Elsewhere it is not read, and would change the hash of models that are in use."""
+    remote = tiny.flux(tmp_path / "remote")
+    for name in ("tokenizer", "tokenizer_2"):
+        (remote / name / "spiece.model").write_bytes(b"pieces")
+    (remote / "tokenizer_2" / "tokenizer.json").unlink()
+    folder = families.resolve("someone/model")
+    assert (folder / "tokenizer_2" / "spiece.model").is_file()
+    assert not (folder / "tokenizer" / "spiece.model").exists()
+
+
+def test_a_repository_that_is_no_pipeline(hub, tmp_path):
+    (tmp_path / "remote" / "model_index.json").unlink()
+    with pytest.raises(ModelError) as caught:
+        families.resolve("someone/model", where="run.yaml: model")
+    assert str(caught.value) == (
+        "run.yaml: model: someone/model on the hub is no pipeline in diffusers' form, it has no "
+        "model_index.json. Give one that has, or download a checkpoint of one file and give its path."
+    )
 
 
 def test_a_folder_that_is_there_comes_first(hub, tiny_model, tmp_path, monkeypatch):
@@ -72,9 +112,15 @@ def test_a_folder_that_is_there_comes_first(hub, tiny_model, tmp_path, monkeypat
     assert hub == []
 
 
-@pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a"])
+@pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a", *IMPOSSIBLE])
 def test_a_path_is_no_name_on_the_hub(model):
     assert not hubs.is_name(model)
+
+
+@pytest.mark.parametrize("model", IMPOSSIBLE)
+def test_a_folder_that_is_missing_and_can_be_no_name(model):
+    with pytest.raises(ModelError, match=f"^run.yaml: model: no model folder '{model}'. Give a folder"):
+        families.resolve(model, where="run.yaml: model")
 
 
 def test_a_gated_model(monkeypatch):

@@ -54,7 +54,9 @@ def test_a_part_without_config_or_weights(folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert refused(folder) == (
         "run.yaml: model: half a pipeline folder: vae/ has no safetensors weights. Download the folder "
-        "again, or take a revision that has them."
+        "again, or take a revision that has them. A model that has them as a variant alone "
+        "(*.fp16.safetensors) must be loaded once with diffusers and variant='fp16', and saved with "
+        "save_pretrained."
     )
     (folder / "vae" / "config.json").unlink()
     assert refused(folder) == "run.yaml: model: half a pipeline folder: vae/config.json is missing."
@@ -67,6 +69,21 @@ def test_weights_in_pickle_form(folder, name):
         f"run.yaml: model: unet/{name} is a pickle file, which can run code when it is loaded; refused. "
         "Convert it once, where you trust it: load the pipeline with diffusers and call "
         "save_pretrained(folder, safe_serialization=True)."
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}.fp16.safetensors", "{}.fp16-00001-of-00002.safetensors", "{}-00001-of-00002.fp16.safetensors"],
+)
+def test_weights_of_a_variant_alone(folder, name):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, folder / "unet" / name.format(weights.stem))
+    assert resolve(str(folder)) == folder
+    weights.unlink()
+    assert refused(folder) == (
+        "run.yaml: model: unet/ has weights of the variant 'fp16' alone, which are not loaded. Load the "
+        "pipeline once with diffusers and variant='fp16', call save_pretrained, and give that folder."
     )
 
 
@@ -93,6 +110,16 @@ def test_a_pipeline_of_another_class(folder):
         f"run.yaml: model: {folder} holds a MochiPipeline, which no family loads. Supported: "
     )
     assert "StableDiffusionPipeline" in str(caught.value)
+
+
+def test_a_pipeline_with_code_of_its_own(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": ["pipeline", "MyPipeline"]}))
+    with pytest.raises(ModelError) as caught:
+        family_of(folder, where="run.yaml: model")
+    assert str(caught.value).startswith(
+        f"run.yaml: model: {folder} holds a ['pipeline', 'MyPipeline'], which no family loads. Supported: "
+    )
 
 
 def test_a_shard_that_is_missing(folder):

@@ -103,6 +103,6 @@ def test_a_missing_text_encoder_is_refused_in_a_sentence(folder, tmp_path):
     with pytest.raises(ModelError) as caught:
         families.load(str(half))
     assert str(caught.value) == (
-        f"{half}: a StableDiffusionXLPipeline with an empty text encoder in model_index.json. Give the base "
-        "model, which has two, or the refiner as a StableDiffusionXLImg2ImgPipeline."
+        f"model: {half}: a StableDiffusionXLPipeline with an empty text encoder in model_index.json. Give "
+        "the base model, which has two, or the refiner as a StableDiffusionXLImg2ImgPipeline."
     )

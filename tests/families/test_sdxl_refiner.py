@@ -72,7 +72,7 @@ def test_another_model_in_a_pipeline_from_image_to_image_is_refused(folder, tmp_
     with pytest.raises(ModelError) as caught:
         families.load(str(other))
     assert str(caught.value) == (
-        f"{other}: a StableDiffusionXLImg2ImgPipeline without requires_aesthetics_score or without "
+        f"model: {other}: a StableDiffusionXLImg2ImgPipeline without requires_aesthetics_score or without "
         "text_encoder_2 in model_index.json, so it is not the refiner. Give the refiner, or the base model "
         "as a StableDiffusionXLPipeline."
     )

@@ -94,6 +94,23 @@ def configuration(tiny_model, tmp_path_factory):
     return shutil.copytree(tiny_model, target, ignore=shutil.ignore_patterns("*.safetensors"))
 
 
+@pytest.fixture
+def marked(file, configuration, tmp_path):
+    """The file with empty weights as marks and with notes, and a configuration with another scheduler."""
+
+    def build(marks, notes=None, **scheduler):
+        path = tmp_path / "marked.safetensors"
+        save_file(load_file(file) | {mark: torch.tensor([]) for mark in marks}, path, metadata=notes)
+        target = tmp_path / "-".join(map(str, scheduler.values()))
+        if not target.exists():
+            shutil.copytree(configuration, target)
+        config = target / "scheduler" / "scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | scheduler))
+        return path, target
+
+    return build
+
+
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -141,9 +158,9 @@ def test_without_a_configuration_it_is_that_of_the_hub(file, configuration, monk
 
     monkeypatch.setattr(hub, "snapshot_download", stand_in)
     assert families.resolve(str(file)) == families.resolve(f"{file}@{configuration}")
-    assert asked == [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", ["model_index.json", "*/*.json", "*/*.txt"])
-    ]
+    assert {repository for repository, _ in asked} == {"stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    assert asked[0][1] == ["model_index.json"] and "unet/*.json" in asked[1][1]
+    assert not any("safetensors" in pattern for _, patterns in asked for pattern in patterns)
 
 
 def test_a_file_of_another_family_than_the_configuration(file, tmp_path):
@@ -174,12 +191,54 @@ def test_a_file_of_a_family_that_is_not_read(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("marks", "notes", "configured", "said"),
+    [
+        (["v_pred"], {}, "epsilon", "v_prediction"),
+        (["v_pred"], {"modelspec.prediction_type": "epsilon"}, "epsilon", "v_prediction"),
+        ([], {"modelspec.prediction_type": "v"}, "epsilon", "v_prediction"),
+        ([], {"modelspec.predict_key": "v"}, "epsilon", "v_prediction"),
+        ([], {"modelspec.prediction_type": "epsilon"}, "v_prediction", "epsilon"),
+    ],
+)
+def test_a_file_that_says_what_the_configuration_contradicts(marked, marks, notes, configured, said):
+    file, configuration = marked(marks, notes, prediction_type=configured)
+    assert refused(f"{file}@{configuration}") == (
+        f"run.yaml: model: {file} says that its prediction type is {said!r}, but the scheduler of "
+        f"{configuration} has {configured!r}. Name a folder or model of the hub that fits: {file}@FOLDER."
+    )
+    file, configuration = marked(marks, notes, prediction_type=said)
+    assert families.load(f"{file}@{configuration}").process.prediction == said
+
+
+def test_a_file_of_zero_terminal_snr(marked):
+    file, configuration = marked(["v_pred", "ztsnr"], prediction_type="v_prediction")
+    assert refused(f"{file}@{configuration}") == (
+        f"run.yaml: model: {file} says that its noise ends in pure noise (it is marked by 'ztsnr'), but the "
+        f"scheduler of {configuration} has no rescale_betas_zero_snr. Name a folder or model of the hub that "
+        f"fits: {file}@FOLDER."
+    )
+    file, configuration = marked(
+        ["v_pred", "ztsnr"], prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    assert families.load(f"{file}@{configuration}").process.alphas_cumprod[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
+def test_a_file_of_continuous_noise_levels(marked, mark):
+    file, configuration = marked([mark], prediction_type="epsilon")
+    assert refused(f"{file}@{configuration}") == (
+        f"run.yaml: model: {file} holds a model of continuous noise levels (EDM; it is marked by {mark!r}), "
+        "as Playground 2.5 and CosXL, which is not supported. Give a model that predicts epsilon or v."
+    )
+
+
 def test_a_file_that_does_not_say_what_it_predicts(tmp_path):
     path = tmp_path / "v2.safetensors"
     save_file({"cond_stage_model.model.positional_embedding": torch.zeros(1)}, path)
     assert refused(path) == (
-        f"run.yaml: model: {path} holds Stable Diffusion 2.x and does not say whether it predicts epsilon or "
-        f"v. Name a folder or model of the hub that does: {path}@FOLDER."
+        f"run.yaml: model: {path} holds Stable Diffusion 2.x, of which some predict epsilon and some v. Name "
+        f"a folder or model of the hub that says which: {path}@FOLDER."
     )
 
 

@@ -10,6 +10,7 @@ from tests import small
 from penchant.runs.explain import explain, options_of
 from penchant.runs.load import check
 from penchant.runs.memory import rehearsed
+from penchant.training.adapters import save_lora
 from penchant.training.live_bytes import LiveBytes
 from penchant.training.loop import fit
 
@@ -34,6 +35,18 @@ def test_what_is_held_beside_the_network_is_counted(options):
         found = explained(options(**{**full, **changes}))
         assert found.memory.weights == copies * 4 * found.parameters
         assert found.trainable == found.parameters
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_that_continues_an_adapter(options, tmp_path, precision):
+    first = small.assembled(options(**{"training.lora": {"rank": 2}}))
+    folder = tmp_path / "adapter"
+    save_lora(first.family, folder)
+    found = explained(
+        options(**{"training.lora": {"start_from": str(folder)}, "training.precision": precision})
+    )
+    assert found.trainable == sum(p.numel() for p in first.bare.parameters() if p.requires_grad)
+    assert 12 * found.trainable == pytest.approx(found.memory.optimizer, abs=8192)
 
 
 FULL = {"training.mode": "full", "training.lora": small.REMOVED}

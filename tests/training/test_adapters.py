@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests import small
 
 from penchant.errors import ConfigError, ModelError
@@ -82,6 +82,12 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
             "UNet2DConditionModel, has not. Give an adapter that was trained on this model.",
         ),
         (
+            {f"unet.{LAYER}.lora.down.weight": (2, 16), f"unet.{LAYER}.lora.up.weight": (16, 2)},
+            f"is in another form: it holds 'unet.{LAYER}.lora.down.weight', which is no factor of a LoRA as "
+            "diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
+            "save_lora_weights.",
+        ),
+        (
             {f"unet.{LAYER}.lora_A.weight": (2, 16), f"unet.{LAYER}.lora_B.weight": (64, 2)},
             f"is of another family: {LAYER!r} has 64 output channels in it, 16 in the model, of the class "
             "UNet2DConditionModel. Give an adapter that was trained on this model.",
@@ -119,6 +125,45 @@ def test_rank_and_scale_are_those_of_the_adapter(family, tmp_path, tiny_model):
     continue_lora(other, tmp_path, part="unet")
     for name in ("default", "start"):
         assert (other.peft_config[name].r, other.peft_config[name].lora_alpha) == (2, 6)
+
+
+def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(family, tmp_path, tiny_model):
+    """Policy and start; rounded, the run would begin elsewhere than the adapter's own run ended."""
+    add_lora(family.network, rank=2, alpha=2, targets=["to_q"], seed=0)
+    torch.manual_seed(0)
+    for parameter in (p for p in family.network.parameters() if p.requires_grad):
+        parameter.data = torch.randn(parameter.shape)
+    save_lora(family, tmp_path)
+    stored = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    other = sd15.load(tiny_model, dtype=torch.bfloat16).network
+    continue_lora(other, tmp_path, part="unet")
+    found = dict(other.named_parameters())
+    for adapter in ("default", "start"):
+        for name, weight in stored.items():
+            assert torch.equal(
+                found[name.removeprefix("unet.").replace(".weight", f".{adapter}.weight")], weight
+            )
+
+
+def test_both_adapters_are_float32_on_frozen_weights_in_bfloat16(tiny_model):
+    """A moving reference that is kept in bfloat16 would lose small steps towards the policy."""
+    network = sd15.load(tiny_model, dtype=torch.bfloat16).network
+    add_lora(network, rank=2, alpha=2, targets=["to_q"], seed=0, twice=True)
+    adapters = {name: p for name, p in network.named_parameters() if ".lora_" in name}
+    assert {p.dtype for p in adapters.values()} == {torch.float32}
+    for name, parameter in adapters.items():
+        assert torch.equal(parameter, adapters[name.replace(".start.", ".default.")])
+
+
+def test_an_adapter_with_half_a_layer_is_refused(unet, tmp_path):
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({f"unet.{LAYER}.lora_A.weight": torch.zeros(2, 16)}, path)
+    with pytest.raises(ModelError) as caught:
+        continue_lora(unet, tmp_path, part="unet")
+    assert str(caught.value) == (
+        f"training.lora.start_from: {path} is half an adapter: it holds 'unet.{LAYER}.lora_A.weight' without "
+        f"'unet.{LAYER}.lora_B.weight'. Give a whole one, as diffusers writes it."
+    )
 
 
 def test_options_that_the_adapter_decides_are_refused(options):

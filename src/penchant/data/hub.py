@@ -10,6 +10,7 @@ from typing import IO, Any, Final, Literal, TypeVar, final
 from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from penchant import hub
 from penchant.data.paths import IMAGE_SUFFIXES
 from penchant.errors import DataError
 
@@ -78,8 +79,8 @@ class RemoteData:
 
 
 def is_name(path: str) -> bool:
-    """True for `owner/name` and `owner/name@revision`."""
-    return _NAME.fullmatch(path) is not None
+    """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
+    return hub.is_name(path)
 
 
 def download(name: str, *, config: str | None = None, where: str) -> Path:

@@ -62,7 +62,7 @@ def resolve(model: str, *, where: str = "model") -> Path:
         quiet()
         folder = _single_file.unpacked(model, where)
     elif not folder.exists() and hub.is_name(model):
-        folder = hub.download(model, where, wanted=_folder.WANTED, unwanted=_folder.UNWANTED)
+        folder = _folder.downloaded(model, where)
     if not folder.is_dir():
         raise ModelError(
             f"{where}: no model folder {model!r}. Give a folder written by save_pretrained, a .safetensors "
@@ -101,11 +101,14 @@ def load_folder(
         denoiser: Type of the denoiser's weights; float32, as of all others, if None.
 
     Raises:
-        ModelError: As `family_of`, or if diffusers cannot load it.
+        ModelError: As `family_of`, or if diffusers cannot load it, or its family not train it.
     """
-    with only(part, denoiser=denoiser):
-        family: PipelineFamily = family_of(folder, where=where).load(folder)
-    return family
+    module = family_of(folder, where=where)
+    try:
+        with only(part, denoiser=denoiser):
+            return module.load(folder)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def family_of(folder: Path, *, where: str = "model") -> ModuleType:
@@ -118,7 +121,7 @@ def family_of(folder: Path, *, where: str = "model") -> ModuleType:
     wanted = _folder.index_of(folder, where).get("_class_name")
     modules = [import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__) if m.name[0] != "_"]
     handled = {module.PIPELINE: module for module in modules if hasattr(module, "PIPELINE")}
-    if wanted not in handled:
+    if not isinstance(wanted, str) or wanted not in handled:  # a pipeline with code of its own has a list
         raise ModelError(
             f"{where}: {folder} holds a {wanted}, which no family loads. Supported: {', '.join(handled)}."
         )

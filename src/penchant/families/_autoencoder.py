@@ -13,6 +13,10 @@ from torch import Tensor
 class Latents(Protocol):
     """Law of one kind of autoencoder."""
 
+    def channels(self, vae: Any) -> int:
+        """Channels of its latents."""
+        ...
+
     def encoded(
         self, vae: Any, pixels: Float[Tensor, "N 3 *T H W"]
     ) -> tuple[Float[Tensor, " N *D"], Float[Tensor, " N *D"]]:
@@ -27,6 +31,10 @@ class Latents(Protocol):
 @final
 class Scaled:
     """A Gaussian posterior, shifted and scaled as a whole."""
+
+    def channels(self, vae: Any) -> int:
+        """Channels of its latents."""
+        return vae.config.latent_channels
 
     def encoded(
         self, vae: Any, pixels: Float[Tensor, "N 3 H W"]
@@ -45,6 +53,10 @@ class Scaled:
 class Deterministic:
     """One latent for each image, scaled: its standard deviation is 0."""
 
+    def channels(self, vae: Any) -> int:
+        """Channels of its latents."""
+        return vae.config.latent_channels
+
     def encoded(
         self, vae: Any, pixels: Float[Tensor, "N 3 H W"]
     ) -> tuple[Float[Tensor, " N *D"], Float[Tensor, " N *D"]]:
@@ -60,6 +72,10 @@ class Deterministic:
 @final
 class Frames:
     """A Gaussian posterior of a video, shifted and scaled by channel; an image is a video of one frame."""
+
+    def channels(self, vae: Any) -> int:
+        """Channels of its latents."""
+        return vae.config.z_dim
 
     def encoded(
         self, vae: Any, pixels: Float[Tensor, "N 3 *T H W"]

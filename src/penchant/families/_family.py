@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, ModelError
 from penchant.families import _kernels, _tokens
 from penchant.families._autoencoder import Latents, Scaled
 from penchant.families._tokens import Predict
@@ -73,6 +73,9 @@ class PipelineFamily:
         unguided: Guidance scale at which the pipeline samples without guidance.
         noise_span: As in DiffusionFamily.
         tokens: Pipeline and prompts give the tokens of each prompt; None where no text encoder can train.
+
+    Raises:
+        ModelError: Network and autoencoder do not belong together.
     """
 
     name: str
@@ -93,6 +96,13 @@ class PipelineFamily:
     tokens: Callable[[Any, Sequence[str]], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        taken, given = self.sample_shape[0], self.latents.channels(self.pipeline.vae)
+        if taken != given:
+            raise ModelError(
+                f"the {self.network_part} takes {taken} channels, its autoencoder gives {given}, as of a "
+                "model that is given more than noise, for inpainting or editing. Give one that draws from "
+                "text alone."
+            )
         for part in self.pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()

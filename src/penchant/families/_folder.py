@@ -1,26 +1,62 @@
 """A pipeline folder on disk: what it names, whether it is whole and safe, and copies of its parts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from penchant import hub
 from penchant.errors import ModelError
 
 INDEX: Final = "model_index.json"
 UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Parts of a pipeline that are never loaded, and so may be missing."""
 
-WANTED: Final = (INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safetensors")))
-"""Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
-CONFIGURATION: Final = tuple(pattern for pattern in WANTED if not pattern.endswith(".safetensors"))
-"""The same without weights."""
-UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS))
-"""Second copies of the weights in another precision, and parts that are never loaded."""
+CONFIGURATION: Final = ("json", "txt", "jinja")
+"""Ends of the names of configurations, vocabularies and chat templates."""
+UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*")
+"""Second copies of the weights."""
+CARD: Final = "README.md"
+"""The model's card, which says its licence."""
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_VARIANT: Final = re.compile(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
+"""Names of weights in a second precision, or without moving average, whole or in shards."""
+
+
+def downloaded(model: str, where: str, *, weights: bool = True) -> Path:
+    """Folder of a pipeline on the hub, with what its index names and no more.
+
+    A repository may hold other forms and versions of the same weights beside these parts.
+
+    Args:
+        model: `owner/name`, or `owner/name@revision`.
+        where: Place of the name, for messages.
+        weights: False leaves them out.
+
+    Raises:
+        ModelError: It cannot be had, or is no pipeline in diffusers' form.
+    """
+    folder = hub.download(model, where, wanted=[INDEX])
+    if not (folder / INDEX).is_file():
+        raise ModelError(
+            f"{where}: {model} on the hub is no pipeline in diffusers' form, it has no {INDEX}. Give one "
+            "that has, or download a checkpoint of one file and give its path."
+        )
+    parts = [part for part in parts_of(index_of(folder, where)) if part not in UNUSED_PARTS]
+    suffixes = (*CONFIGURATION, "safetensors") if weights else CONFIGURATION
+    files = [INDEX, CARD, *(f"{part}/*.{suffix}" for part in parts for suffix in suffixes)]
+    hub.download(model, where, wanted=files, unwanted=UNWANTED)
+    tokenizers = [folder / part for part in parts if part.startswith("tokenizer")]
+    bare = [
+        t.name for t in tokenizers if not any((t / f).is_file() for f in ("tokenizer.json", "vocab.json"))
+    ]
+    if bare:
+        hub.download(model, where, wanted=[f"{name}/*.model" for name in bare])
+    return folder
 
 
 def index_of(folder: Path, where: str) -> dict[str, Any]:
@@ -32,7 +68,7 @@ def index_of(folder: Path, where: str) -> dict[str, Any]:
             f"{INDEX} and a folder for each part, such as unet/ or transformer/, vae/, text_encoder/ and "
             "scheduler/."
         )
-    return _json(path, where)
+    return json_of(path, where)
 
 
 def check(folder: Path, where: str) -> None:
@@ -75,7 +111,8 @@ def parts_of(index: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _json(path: Path, where: str) -> dict[str, Any]:
+def json_of(path: Path, where: str) -> dict[str, Any]:
+    """The object that a file of a pipeline folder holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,26 +134,40 @@ def _check_part(part: Path, where: str) -> None:
     if not (part / "config.json").is_file():
         raise ModelError(f"{where}: half a pipeline folder: {part.name}/config.json is missing.")
     for shards in part.glob("*.safetensors.index.json"):
-        for name in sorted(set(_json(shards, where).get("weight_map", {}).values())):
+        for name in sorted(set(json_of(shards, where).get("weight_map", {}).values())):
             if not (part / name).is_file():
                 raise ModelError(
                     f"{where}: half a pipeline folder: {part.name}/{name} is named in {shards.name} but "
                     "missing. Download the folder again."
                 )
-    if weights := list(part.glob("*.safetensors")):
-        for path in weights:
-            _check_whole(path, where)
-        return
+    weights = list(part.glob("*.safetensors"))
+    for path in weights:
+        _check_whole(path, where)
+    if all(_VARIANT.fullmatch(path.name) for path in weights):
+        raise _without_weights(part, where)
+
+
+def _without_weights(part: Path, where: str) -> ModelError:
+    """Why the weights of a part are none that are loaded, and what to do."""
+    variants = [found[1] for path in part.iterdir() if (found := _VARIANT.fullmatch(path.name))]
+    if variants:
+        return ModelError(
+            f"{where}: {part.name}/ has weights of the variant {min(variants)!r} alone, which are not "
+            f"loaded. Load the pipeline once with diffusers and variant={min(variants)!r}, call "
+            "save_pretrained, and give that folder."
+        )
     pickled = [path.name for path in part.iterdir() if path.suffix in _PICKLES]
     if pickled:
-        raise ModelError(
+        return ModelError(
             f"{where}: {part.name}/{pickled[0]} is a pickle file, which can run code when it is loaded; "
             "refused. Convert it once, where you trust it: load the pipeline with diffusers and call "
             "save_pretrained(folder, safe_serialization=True)."
         )
-    raise ModelError(
+    return ModelError(
         f"{where}: half a pipeline folder: {part.name}/ has no safetensors weights. Download the folder "
-        "again, or take a revision that has them."
+        "again, or take a revision that has them. A model that has them as a variant alone "
+        "(*.fp16.safetensors) must be loaded once with diffusers and variant='fp16', and saved with "
+        "save_pretrained."
     )
 
 

@@ -1,6 +1,7 @@
 """What several families need of a pipeline folder: loading it, cutting prompts, reading its scheduler."""
 
 import enum
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ class _Wanted:
 
 
 _LIBRARIES: Final = ("diffusers", "transformers")
+_ALWAYS: Final = ("unet", "transformer", "vae")
+"""Parts that are needed even where diffusers can do without."""
 _EVERYTHING: Final = _Wanted()
 _wanted: ContextVar[_Wanted] = ContextVar("wanted", default=_EVERYTHING)
 
@@ -68,8 +71,9 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
         replaced: Parts that are not loaded, as None, and options of the class.
 
     Raises:
-        ModelError: If diffusers cannot load it.
+        ModelError: If a part is missing, or diffusers cannot load it.
     """
+    _require_parts(kind, folder, replaced)
     wanted = _wanted.get()
     networks = _networks(folder)
     denoisers = [name for name in networks if _part_of(name) is Part.DENOISER]
@@ -95,6 +99,28 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _require_parts(kind: Any, folder: Path, replaced: Mapping[str, object]) -> None:
+    """Refuse an index that leaves a part empty which the pipeline needs, or half of a text encoder."""
+    index = _folder.index_of(folder, str(folder))
+    named, optional = _folder.parts_of(index), (*kind._optional_components, *replaced)
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        needed = parameter.default is parameter.empty and name not in optional and name != "self"
+        if (needed or name in _ALWAYS) and name not in named:
+            raise ModelError(
+                f"{folder}: {name} is empty in {_folder.INDEX}, but a {kind.__name__} needs it. Give a "
+                "folder that holds it."
+            )
+    for encoder in (name for name in index if name.startswith("text_encoder")):
+        pair = encoder, encoder.replace("text_encoder", "tokenizer")
+        missing = [name for name in pair if name not in named]
+        if len(missing) == 1:
+            raise ModelError(
+                f"{folder}: {missing[0]} is empty in {_folder.INDEX}, but {' and '.join(pair)} belong "
+                "together. Give a folder that holds both, or name both as [null, null] if the model is used "
+                "without."
+            )
 
 
 def _networks(folder: Path) -> dict[str, Any]:
@@ -165,6 +191,35 @@ def t5_states(encoder: Any, tokenizer: Any, prompts: Sequence[str], *, limit: in
     return encoder(tokens(tokenizer, prompts, limit=limit).to(encoder.device))[0]
 
 
+def side_of(pipeline: Any, part: str) -> int:
+    """Side of the latents that a network draws, as its configuration says; diffusers has no default for it.
+
+    Raises:
+        ModelError: It names none, or two.
+    """
+    side = getattr(pipeline, part).config.sample_size
+    if not isinstance(side, int):
+        raise ModelError(
+            f"{part}/config.json: sample_size must be a whole number, the side of a latent, got {side}. "
+            "Write it there: 64 for images of 512 pixels, 128 for 1024."
+        )
+    return side
+
+
+def require_no_guidance_told(pipeline: Any) -> None:
+    """Refuse a UNet that its pipeline tells a guidance scale beside the timestep.
+
+    Source:
+        Luo et al. 2023 (latent consistency models), arXiv:2310.04378, section 4.2.
+    """
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise ModelError(
+            "the UNet is told a guidance scale (time_cond_proj_dim), as one distilled to a latent "
+            "consistency model; it is not trained here as its pipeline calls it. Give the model that it was "
+            "made from."
+        )
+
+
 def variance_preserving(pipeline: Any) -> VariancePreserving:
     """Noise schedule and prediction type, read from the model's own scheduler config.
 
@@ -203,6 +258,12 @@ def rectified_flow(pipeline: Any, law: TimestepLaw, *, num_tokens: int) -> Recti
         )
     shift = float(config.shift if of_flows else config.flow_shift)
     if of_flows and config.use_dynamic_shifting:
+        if config.time_shift_type != "exponential":
+            raise ModelError(
+                f"scheduler {type(scheduler).__name__} with time_shift_type {config.time_shift_type!r}: not "
+                "supported with use_dynamic_shifting, where the shift is exponential here. Give the "
+                "scheduler that the model was published with."
+            )
         shift = shift_for(
             num_tokens,
             base_tokens=config.base_image_seq_len,

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import shutil
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -62,7 +63,7 @@ LAYOUTS: Final = (
         model="Stable Diffusion 2.x",
         mark="cond_stage_model.model.",
         pipeline=diffusers.StableDiffusionPipeline,
-        config=None,  # epsilon or v: the file does not say
+        config=None,  # epsilon or v: most files do not say
         unused=("safety_checker", "feature_extractor", "image_encoder"),
     ),
     Layout(
@@ -73,6 +74,10 @@ LAYOUTS: Final = (
         unused=("feature_extractor", "image_encoder"),
     ),
 )
+
+
+_PREDICTIONS: Final = {"v": "v_prediction", "epsilon": "epsilon"}
+"""What the notes of a file call a prediction type, and what a scheduler's configuration calls it."""
 
 
 def is_name(model: str) -> bool:
@@ -94,11 +99,12 @@ def unpacked(model: str, where: str) -> Path:
     """
     name, config = _split(model)
     file = Path(name)
-    layout = _layout(file, where)
+    names, notes = _header(file, where)
+    layout = _layout(file, names, where)
     if not config and layout.config is None:
         raise ModelError(
-            f"{where}: {file} holds {layout.model} and does not say whether it predicts epsilon or v. Name a "
-            f"folder or model of the hub that does: {file}@FOLDER."
+            f"{where}: {file} holds {layout.model}, of which some predict epsilon and some v. Name a folder "
+            f"or model of the hub that says which: {file}@FOLDER."
         )
     source = _configuration(config or str(layout.config), where=f"{where}: configuration of {file.name}")
     kind = _folder.index_of(source, where).get("_class_name")
@@ -107,6 +113,7 @@ def unpacked(model: str, where: str) -> Path:
             f"{where}: {file} holds {layout.model}, but {source} is the configuration of a {kind}. Name the "
             f"folder of a {layout.pipeline.__name__}: {file}@FOLDER."
         )
+    _require_agreement(file, names, notes, source, where)
     target = CACHE / f"{file.stem}-{_fingerprint(file, source)}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(f"{target}.lock"):  # of several processes one writes
@@ -121,14 +128,18 @@ def _split(model: str) -> tuple[str, str]:
     return (model, "") if end < 0 else (model[: end + len(SUFFIX)], model[end + len(SUFFIX) + 1 :])
 
 
-def _layout(file: Path, where: str) -> Layout:
+def _header(file: Path, where: str) -> tuple[list[str], dict[str, str]]:
+    """Names of the weights in a file, and its notes."""
     if not file.is_file():
         raise ModelError(f"{where}: no file {str(file)!r}. Check the path.")
     try:
         with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
+            return list(opened.keys()), opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{where}: {file} is damaged ({error}). Download it again.") from error
+
+
+def _layout(file: Path, names: Sequence[str], where: str) -> Layout:
     for layout in LAYOUTS:
         if any(name.startswith(layout.mark) for name in names):
             return layout
@@ -140,10 +151,39 @@ def _layout(file: Path, where: str) -> Layout:
     )
 
 
+def _require_agreement(
+    file: Path, names: Sequence[str], notes: Mapping[str, str], source: Path, where: str
+) -> None:
+    """Refuse a file that contradicts the configuration in its noise or prediction; many say nothing of them.
+
+    Marks are empty weights, as ComfyUI reads and writes them, before the notes of trainers.
+    """
+    if edm := next((name for name in sorted(names) if name.startswith("edm_")), None):
+        raise ModelError(
+            f"{where}: {file} holds a model of continuous noise levels (EDM; it is marked by {edm!r}), as "
+            "Playground 2.5 and CosXL, which is not supported. Give a model that predicts epsilon or v."
+        )
+    noted = notes.get("modelspec.prediction_type") or notes.get("modelspec.predict_key", "")
+    predicted = "v_prediction" if "v_pred" in names else _PREDICTIONS.get(noted)
+    scheduler = _folder.json_of(source / "scheduler" / "scheduler_config.json", where)
+    configured = scheduler.get("prediction_type", "epsilon")
+    if predicted is not None and predicted != configured:
+        raise ModelError(
+            f"{where}: {file} says that its prediction type is {predicted!r}, but the scheduler of {source} "
+            f"has {configured!r}. Name a folder or model of the hub that fits: {file}@FOLDER."
+        )
+    if "ztsnr" in names and not scheduler.get("rescale_betas_zero_snr", False):
+        raise ModelError(
+            f"{where}: {file} says that its noise ends in pure noise (it is marked by 'ztsnr'), but the "
+            f"scheduler of {source} has no rescale_betas_zero_snr. Name a folder or model of the hub that "
+            f"fits: {file}@FOLDER."
+        )
+
+
 def _configuration(config: str, where: str) -> Path:
     folder = Path(config)
     if not folder.is_dir() and hub.is_name(config):
-        return hub.download(config, where, wanted=_folder.CONFIGURATION, unwanted=_folder.UNWANTED)
+        return _folder.downloaded(config, where, weights=False)
     return folder
 
 

@@ -27,16 +27,17 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         dtype: Type of the weights in memory.
     """
     pipeline = load_pipeline(folder, dtype=dtype)
-    config = pipeline.unet.config
+    _pipeline.require_no_guidance_told(pipeline)
+    config, side = pipeline.unet.config, _pipeline.side_of(pipeline, "unet")
     return PipelineFamily(
         name="sd15",
         pipeline=pipeline,
         network_part="unet",
         process=_pipeline.variance_preserving(pipeline),
         lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
-        size=config.sample_size * pipeline.vae_scale_factor,
+        size=side * pipeline.vae_scale_factor,
         size_step=pipeline.vae_scale_factor,
-        sample_shape=(config.in_channels, config.sample_size, config.sample_size),
+        sample_shape=(config.in_channels, side, side),
         predict=predicted,
         text_condition=text_condition,
         tokens=tokens,

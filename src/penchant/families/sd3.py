@@ -31,18 +31,18 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         dtype: Type of the weights in memory.
     """
     pipeline = load_pipeline(folder, dtype=dtype)
-    config = pipeline.transformer.config
+    config, side = pipeline.transformer.config, _pipeline.side_of(pipeline, "transformer")
     return PipelineFamily(
         name="sd3",
         pipeline=pipeline,
         network_part="transformer",
         process=_pipeline.rectified_flow(
-            pipeline, LogitNormalLaw(), num_tokens=(config.sample_size // config.patch_size) ** 2
+            pipeline, LogitNormalLaw(), num_tokens=(side // config.patch_size) ** 2
         ),
         lora_targets=lora_targets(config.num_layers),
-        size=config.sample_size * pipeline.vae_scale_factor,
+        size=side * pipeline.vae_scale_factor,
         size_step=config.patch_size * pipeline.vae_scale_factor,
-        sample_shape=(config.in_channels, config.sample_size, config.sample_size),
+        sample_shape=(config.in_channels, side, side),
         predict=predicted,
         text_condition=text_condition,
     )

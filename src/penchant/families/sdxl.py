@@ -28,16 +28,18 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
         dtype: Type of the weights in memory.
     """
     pipeline = load_pipeline(folder, dtype=dtype)
-    config = pipeline.unet.config
+    _pipeline.require_no_guidance_told(pipeline)
+    require_one_scale(pipeline)
+    config, side = pipeline.unet.config, _pipeline.side_of(pipeline, "unet")
     return PipelineFamily(
         name="sdxl",
         pipeline=pipeline,
         network_part="unet",
         process=_pipeline.variance_preserving(pipeline),
         lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
-        size=config.sample_size * pipeline.vae_scale_factor,
+        size=side * pipeline.vae_scale_factor,
         size_step=pipeline.vae_scale_factor,
-        sample_shape=(config.in_channels, config.sample_size, config.sample_size),
+        sample_shape=(config.in_channels, side, side),
         predict=predicted,
         text_condition=text_condition,
         told=image_conditions,
@@ -59,6 +61,20 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> Stable
         )
     _pipeline.require_limits(pipeline, folder, ["tokenizer", "tokenizer_2"])
     return pipeline
+
+
+def require_one_scale(pipeline: Any) -> None:
+    """Refuse an autoencoder whose latents the pipeline scales by channel as well.
+
+    Raises:
+        ModelError: It does.
+    """
+    config = pipeline.vae.config
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        raise ModelError(
+            "vae/config.json: latents_mean and latents_std, by which the pipeline of SDXL scales latents, "
+            "are not supported. Give a model whose autoencoder has a scaling_factor alone."
+        )
 
 
 def predicted(

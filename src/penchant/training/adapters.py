@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from penchant.errors import ModelError
 from penchant.protocols import DiffusionFamily
@@ -56,6 +57,8 @@ def add_lora(
 def continue_lora(network: Any, folder: Path, *, part: str) -> None:
     """Load an adapter twice: as the policy, which trains on, and as the frozen start, which is the reference.
 
+    Both are the file's numbers in float32, whatever the type of the network.
+
     Args:
         network: A diffusers network, frozen.
         folder: Holds `pytorch_lora_weights.safetensors`, as `penchant train` and diffusers write it.
@@ -72,14 +75,31 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         _require_same_family(network, shapes, path, part)
         with _two_are_meant():
             for name in (START, POLICY):
-                network.load_lora_adapter(str(folder), prefix=part, weight_name=path.name, adapter_name=name)
+                network.load_lora_adapter(
+                    str(folder),
+                    prefix=part,
+                    weight_name=path.name,
+                    adapter_name=name,
+                    low_cpu_mem_usage=True,  # a network without memory is not copied to
+                )
         network.set_adapter(POLICY)
+        train_only_adapter(network)
+        _fill(network, load_file(path), part)  # again: the first time they took the type of the network
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"training.lora.start_from: {path} does not fit the model ({str(error).splitlines()[0]}). Give "
             "an adapter that was trained on this model."
         ) from error
-    train_only_adapter(network)
+
+
+@torch.no_grad()
+def _fill(network: nn.Module, stored: Mapping[str, Tensor], part: str) -> None:
+    """Give both adapters the numbers of a file; weights that take no memory stay so."""
+    weights = dict(network.named_parameters())
+    for key, value in stored.items():
+        factor = key.removeprefix(f"{part}.").removesuffix(".weight")
+        for name in (START, POLICY):
+            weights[f"{factor}.{name}.weight"].copy_(value)
 
 
 @contextmanager
@@ -119,7 +139,11 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
     for key, shape in shapes.items():
         name, _, factor = key.removeprefix(f"{part}.").partition(".lora_")
         if factor not in ("A.weight", "B.weight"):
-            continue
+            raise ModelError(
+                f"{where} is in another form: it holds {key!r}, which is no factor of a LoRA as diffusers "
+                "writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
+                "save_lora_weights."
+            )
         side, channels = ("input", shape[1]) if factor[0] == "A" else ("output", shape[0])
         weight = weights.get(f"{name}.weight")
         if weight is None:
@@ -133,13 +157,20 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
                 f"{where} is of another family: {name!r} has {channels} {side} channels in it, {own} in the "
                 f"model, of the class {kind}. Give an adapter that was trained on this model."
             )
+        other = key.removesuffix(factor) + ("B.weight" if factor[0] == "A" else "A.weight")
+        if other not in shapes:
+            raise ModelError(
+                f"{where} is half an adapter: it holds {key!r} without {other!r}. Give a whole one, as "
+                "diffusers writes it."
+            )
 
 
 def train_only_adapter(network: nn.Module) -> None:
-    """Let the policy's adapter train, in float32, and nothing else."""
+    """Let the policy's adapter train and nothing else; it and the second adapter are float32."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name)
-        if parameter.requires_grad and parameter.dtype != torch.float32:
+        adapter = parameter.requires_grad or f".{START}." in name
+        if adapter and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
