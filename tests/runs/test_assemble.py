@@ -71,6 +71,14 @@ def test_fewer_rows_than_a_batch(train, options, monkeypatch):
     )
 
 
+def test_an_adapter_that_is_not_there(train, options, monkeypatch):
+    monkeypatch.setattr("penchant.runs.assemble.encode_stored", None)  # it is said before anything is encoded
+    assert train(options(**{"training.lora": {"start_from": "nowhere"}})) == (
+        "training.lora.start_from: no LoRA in nowhere. Give a folder that holds "
+        "pytorch_lora_weights.safetensors."
+    )
+
+
 def test_data_of_another_shape(train, options, tmp_path):
     single = [
         Example(prompt=f"{n}", candidates=(Candidate(image=small.picture(n, 90), label=1),), split="train")

@@ -10,6 +10,7 @@ from tests import small
 from penchant.errors import ConfigError, ModelError
 from penchant.families import sd15, sdxl, tiny
 from penchant.training.adapters import add_lora, continue_lora, save_lora
+from penchant.training.quantized import quantize
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -82,9 +83,9 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
             "UNet2DConditionModel, has not. Give an adapter that was trained on this model.",
         ),
         (
-            {f"unet.{LAYER}.lora.down.weight": (2, 16), f"unet.{LAYER}.lora.up.weight": (16, 2)},
-            f"is in another form: it holds 'unet.{LAYER}.lora.down.weight', which is no factor of a LoRA as "
-            "diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
+            {f"unet.{LAYER}.lora_magnitude_vector": (16,)},
+            f"is in another form: it holds 'unet.{LAYER}.lora_magnitude_vector', which is no factor of a LoRA "
+            "as diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
             "save_lora_weights.",
         ),
         (
@@ -127,7 +128,12 @@ def test_rank_and_scale_are_those_of_the_adapter(family, tmp_path, tiny_model):
         assert (other.peft_config[name].r, other.peft_config[name].lora_alpha) == (2, 6)
 
 
-def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(family, tmp_path, tiny_model):
+@pytest.mark.parametrize(
+    ("old_names", "kind"), [(False, None), (True, None), (False, "int8"), (False, "nf4")]
+)
+def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(
+    family, tmp_path, tiny_model, old_names, kind
+):
     """Policy and start; rounded, the run would begin elsewhere than the adapter's own run ended."""
     add_lora(family.network, rank=2, alpha=2, targets=["to_q"], seed=0)
     torch.manual_seed(0)
@@ -135,7 +141,15 @@ def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(family, 
         parameter.data = torch.randn(parameter.shape)
     save_lora(family, tmp_path)
     stored = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    if old_names:  # of diffusers before it took peft
+        old = {
+            name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value
+            for name, value in stored.items()
+        }
+        save_file(old, tmp_path / "pytorch_lora_weights.safetensors")
     other = sd15.load(tiny_model, dtype=torch.bfloat16).network
+    if kind is not None:
+        quantize(other, kind)
     continue_lora(other, tmp_path, part="unet")
     found = dict(other.named_parameters())
     for adapter in ("default", "start"):

@@ -38,6 +38,7 @@ from penchant.shapes import Shape
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training import distributed
+from penchant.training.adapters import lora_to_continue
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
@@ -151,6 +152,9 @@ def assemble(
         )
     encoded = None
     if stored and isinstance(data, Dataset):
+        if run.training.lora.start_from is not None:
+            untaught = load_family(run, folder, part=Part.NOTHING, where=where)
+            lora_to_continue(untaught.network, Path(run.training.lora.start_from), part=untaught.network_part)
         encoded = encode_stored(run, method, folder, data, accelerator, where=where, phase=phase)
     family = load_family(run, folder, part=None if encoded is None else Part.DENOISER, where=where)
     bare = family.network

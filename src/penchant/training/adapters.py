@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ POLICY: Final = "default"
 """Name of the adapter in training."""
 START: Final = "start"
 """Name of the frozen second adapter: the one that training continues, or a reference that moves."""
+_FILE: Final = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(
@@ -64,15 +66,8 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         folder: Holds `pytorch_lora_weights.safetensors`, as `penchant train` and diffusers write it.
         part: Name of the network in its pipeline, such as `unet`.
     """
-    path = folder / "pytorch_lora_weights.safetensors"
-    if not path.is_file():
-        raise ModelError(
-            f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
-        )
+    stored, path = lora_to_continue(network, folder, part=part), folder / _FILE
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        _require_same_family(network, shapes, path, part)
         with _two_are_meant():
             for name in (START, POLICY):
                 network.load_lora_adapter(
@@ -84,12 +79,40 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
                 )
         network.set_adapter(POLICY)
         train_only_adapter(network)
-        _fill(network, load_file(path), part)  # again: the first time they took the type of the network
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        _fill(network, stored, part)  # again: the first time they took the type of the network
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _misfit(path, error) from error
+
+
+def lora_to_continue(network: nn.Module, folder: Path, *, part: str) -> dict[str, Tensor]:
+    """The weights of an adapter, under the names that peft gives them.
+
+    Args:
+        network: A diffusers network that they have to fit; it needs no memory for that.
+        folder: Holds `pytorch_lora_weights.safetensors`; the older key names of diffusers are read as well.
+        part: Name of the network in its pipeline, such as `unet`.
+
+    Raises:
+        ModelError: There is none, or it does not fit the network.
+    """
+    path = folder / _FILE
+    if not path.is_file():
         raise ModelError(
-            f"training.lora.start_from: {path} does not fit the model ({str(error).splitlines()[0]}). Give "
-            "an adapter that was trained on this model."
-        ) from error
+            f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
+        )
+    try:
+        stored = convert_unet_state_dict_to_peft(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise _misfit(path, error) from error
+    _require_same_family(network, {key: list(value.shape) for key, value in stored.items()}, path, part)
+    return stored
+
+
+def _misfit(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"training.lora.start_from: {path} does not fit the model ({str(error).splitlines()[0]}). Give an "
+        "adapter that was trained on this model."
+    )
 
 
 @torch.no_grad()
@@ -151,7 +174,10 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
                 f"{where} is of another family: it adapts a layer {name!r}, which the model, of the class "
                 f"{kind}, has not. Give an adapter that was trained on this model."
             )
-        own = weight.shape[1] if factor[0] == "A" else weight.shape[0]
+        layer, (outputs, inputs) = network.get_submodule(name), weight.shape[:2]
+        if isinstance(layer, nn.Linear):  # weights of 4 bits have no shape of their own
+            outputs, inputs = layer.out_features, layer.in_features
+        own = inputs if factor[0] == "A" else outputs
         if channels != own:
             raise ModelError(
                 f"{where} is of another family: {name!r} has {channels} {side} channels in it, {own} in the "
