@@ -84,9 +84,9 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
         ),
         (
             {f"unet.{LAYER}.lora_magnitude_vector": (16,)},
-            f"is in another form: it holds 'unet.{LAYER}.lora_magnitude_vector', which is no factor of a LoRA "
-            "as diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
-            "save_lora_weights.",
+            f"is in another form: it holds 'unet.{LAYER}.lora_magnitude_vector', which is no factor of a "
+            "LoRA as diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and "
+            "call save_lora_weights.",
         ),
         (
             {f"unet.{LAYER}.lora_A.weight": (2, 16), f"unet.{LAYER}.lora_B.weight": (64, 2)},

@@ -115,14 +115,18 @@ def _misfit(path: Path, error: Exception) -> ModelError:
     )
 
 
-@torch.no_grad()
 def _fill(network: nn.Module, stored: Mapping[str, Tensor], part: str) -> None:
-    """Give both adapters the numbers of a file; weights that take no memory stay so."""
+    """Give both adapters the numbers of a file; weights that take no memory stay so.
+
+    Each in memory of its own, not where the file is mapped: kernels may round by how their data is aligned,
+    and policy and reference have to be equal to the bit.
+    """
     weights = dict(network.named_parameters())
     for key, value in stored.items():
         factor = key.removeprefix(f"{part}.").removesuffix(".weight")
-        for name in (START, POLICY):
-            weights[f"{factor}.{name}.weight"].copy_(value)
+        for weight in (weights[f"{factor}.{name}.weight"] for name in (START, POLICY)):
+            if not weight.is_meta:
+                weight.data = value.to(weight, copy=True)
 
 
 @contextmanager
