@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -356,3 +357,57 @@ def test_a_failed_export_leaves_the_earlier_one(finished, tmp_path):
     with pytest.raises(PenchantError, match="the card"):
         export(finished, form=Form.PEFT, to=to, card=broken, overwrite=True)
     assert files_of(to) == before and [path.name for path in tmp_path.iterdir()] == ["lora"]
+
+
+def content_of(folder):
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+
+@pytest.mark.parametrize("taken", ["adapter_config.json", "adapter_config.json/mine.txt"])
+def test_a_name_that_is_taken_is_left_alone(finished, tmp_path, taken):
+    """A file or a folder of the user's own; the earlier export stays whole."""
+    to = tmp_path / "lora"
+    exported(finished, Form.DIFFUSERS, to)
+    (to / taken).parent.mkdir(exist_ok=True)
+    (to / taken).write_text("mine")
+    before = content_of(to)
+    with pytest.raises(RunFolderError) as caught:
+        exported(finished, Form.PEFT, to, overwrite=True)
+    assert str(caught.value) == (
+        f"{to / 'adapter_config.json'}: is in the way of the export and is not of the earlier one, so "
+        "nothing is replaced. Move it, or give another --to."
+    )
+    assert content_of(to) == before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_that_is_needed_is_neither_a_file_nor_leads_elsewhere(finished, tmp_path, link):
+    to, elsewhere = tmp_path / "whole", tmp_path / "elsewhere"
+    exported(finished, Form.PEFT, to)
+    elsewhere.mkdir()
+    (to / "unet").symlink_to(elsewhere) if link else (to / "unet").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"whole/unet: is in the way of the export"):
+        exported(finished, Form.PIPELINE, to, overwrite=True)
+    assert not any(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_an_export_that_was_killed_is_repeated(finished, tmp_path, monkeypatch, moved):
+    """Killed before each of its moves, of the three files and the last list."""
+    to, replace, left = tmp_path / "lora", os.replace, [moved + 1]  # the first is that of the list
+    exported(finished, Form.DIFFUSERS, to)
+
+    def killed(source, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            exported(finished, Form.PEFT, to, overwrite=True)
+    assert files_of(to) >= {CARD, LIST}
+    exported(finished, Form.PEFT, to, overwrite=True)
+    assert files_of(to) == {"adapter_config.json", "adapter_model.safetensors", CARD, LIST}
+    assert files_of(to) == {*json.loads((to / LIST).read_text())["files"], LIST}
