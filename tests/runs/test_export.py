@@ -275,6 +275,29 @@ def test_a_merged_pipeline_keeps_the_type_of_the_base(half, finished, tmp_path):
         torch.testing.assert_close(merged[name].float(), tensor, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "100KB"}])
+def test_second_copies_in_another_type_are_not_looked_at(finished, tmp_path, shards):
+    """As a clone of SDXL holds them: the type is that of the file that is loaded, the others stay behind."""
+    run = load(finished.run_file)
+    base = shutil.copytree(run.model, tmp_path / "both")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(base / "unet")
+    shutil.rmtree(base / "unet")
+    unet.save_pretrained(base / "unet", **shards)
+    assert len(list((base / "unet").glob("*.safetensors"))) > 1 or not shards
+    unet.half().save_pretrained(base / "unet", variant="fp16", **shards)
+    for part, sign in (("vae", "bf16"), ("text_encoder", "fp16"), ("vae", "non_ema")):
+        (path,) = (p for p in (base / part).glob("*.safetensors") if p.name.count(".") == 1)
+        shutil.copy(path, path.with_suffix(f".{sign}.safetensors"))
+    changes = {"model": str(base), "output": str(tmp_path / "run")}
+    folder = small.untrained({**run.model_dump(mode="json"), **changes})
+    shutil.copytree(finished.adapter, folder.adapter)
+    merged = exported(folder, Form.PIPELINE, tmp_path / "merged")
+    (path,) = (merged / "unet").glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
+    assert not [name for name in files_of(merged) if "fp16" in name or "bf16" in name or "non_ema" in name]
+    assert files_of(merged) - {CARD, LIST} == files_of(Path(run.model))
+
+
 def test_a_lora_with_nan_is_not_merged(half, tmp_path):
     path = half.adapter / "pytorch_lora_weights.safetensors"
     tensors, notes = small.adapter(half.path)

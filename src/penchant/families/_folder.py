@@ -17,8 +17,10 @@ WANTED: Final = (INDEX, *(f"*/*.{suffix}" for suffix in ("json", "txt", "safeten
 """Files of a pipeline folder; single-file checkpoints in the top folder are not among them."""
 CONFIGURATION: Final = tuple(pattern for pattern in WANTED if not pattern.endswith(".safetensors"))
 """The same without weights."""
-UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*", *(f"{part}/*" for part in UNUSED_PARTS))
-"""Second copies of the weights in another precision, and parts that are never loaded."""
+SECOND_COPIES: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*non_ema*")
+"""Files of weights beside those that are loaded, in another precision or as they were before averaging."""
+UNWANTED: Final = (*SECOND_COPIES, *(f"{part}/*" for part in UNUSED_PARTS))
+"""Second copies of the weights, and parts that are never loaded."""
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -47,9 +49,10 @@ def check(folder: Path, where: str) -> None:
 
 
 def copy_other_parts(source: Path, target: Path, *, trained: str) -> None:
-    """Copy all parts that a pipeline names but the trained one, its weights as safetensors alone.
+    """Copy all parts that a pipeline names but the trained one.
 
-    Parts that are never loaded are left out, and named as empty in the copy's index.
+    Of their weights, the safetensors that are loaded: no pickles, no copies in another precision. Parts
+    that are never loaded are left out, and named as empty in the copy's index.
 
     Args:
         source: The pipeline folder.
@@ -58,7 +61,7 @@ def copy_other_parts(source: Path, target: Path, *, trained: str) -> None:
     """
     target.mkdir(parents=True)
     index = index_of(source, str(source))
-    ignored = shutil.ignore_patterns(*(f"*{suffix}" for suffix in _PICKLES))
+    ignored = shutil.ignore_patterns(*SECOND_COPIES, *(f"*{suffix}" for suffix in _PICKLES))
     for part in parts_of(index):
         if part in UNUSED_PARTS:
             index[part] = [None, None]

@@ -13,6 +13,7 @@ from typing import Any, Final, final
 
 import diffusers
 import torch
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -223,8 +224,11 @@ class _Trained:
 
 
 def _stored_type(folder: Path) -> torch.dtype:
-    """Type of the weights of a part on disk."""
-    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
+    """Type of the weights of a part on disk, of the file that `from_pretrained` loads."""
+    name, index = SAFETENSORS_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        name = min(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    with safe_open(folder / name, framework="pt") as file:
         return file.get_tensor(next(iter(file.keys()))).dtype
 
 
