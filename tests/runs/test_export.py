@@ -4,11 +4,15 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -17,7 +21,10 @@ from tests import small
 
 from penchant import families
 from penchant.errors import ModelError, PenchantError, RunFolderError
-from penchant.evaluation.sampling import Request, Sampler, draw
+from penchant.evaluation.refining import refinement
+from penchant.evaluation.sampling import Request, Sampler, draw, sampler_of
+from penchant.reports.contents import read_run_folder
+from penchant.reports.model_card import usage
 from penchant.runs.export import CARD, LIST, export
 from penchant.runs.folder import RunFolder
 from penchant.runs.forms import Form
@@ -25,7 +32,10 @@ from penchant.runs.load import load
 from penchant.runs.stored_lora import StoredLora
 from penchant.training.adapters import add_lora, save_lora
 
-SIZE = 16
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
+"""From within diffusers' multistep scheduler."""
+
+FAMILIES = ("sd15", "sdxl", "sdxl_refiner", "sd3", "flux", "sana", "z_image", "wan")
 TARGETS = {  # linear layers of attention and feed-forward, and every kind of convolution
     "sd15": [
         "to_q",
@@ -41,14 +51,32 @@ TARGETS = {  # linear layers of attention and feed-forward, and every kind of co
     "sdxl_refiner": ["to_v", "ff.net.0.proj", "conv_shortcut", "conv_out"],
 }
 REQUESTS = [Request(prompt="a red fish", seed=0), Request(prompt="two birds", seed=1)]
-SAMPLER = Sampler(num_steps=1, guidance=3.0, eta=0.0, batch_size=2, size=SIZE)
+SIZES = {"sana": 32}
+STEPS = {"sdxl_refiner": 10}
+"""Of the card's image; two of them are the refiner's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A finished run, what its base and its own tuned network draw, and what its evaluation would draw."""
+
+    folder: RunFolder
+    sampler: Sampler
+    base: torch.Tensor
+    tuned: torch.Tensor
+    evaluated: torch.Tensor
+
+    def assert_drawn_by(self, pipeline):
+        images = drawn_by(pipeline, self.sampler)
+        torch.testing.assert_close(images, self.tuned, rtol=0, atol=2e-5)
+        assert not torch.allclose(self.base, self.tuned, atol=1e-3)
 
 
 def card(folder, exported):
     return f"{exported.name} {exported.form} {exported.weights} {exported.step}\n"
 
 
-def drawn_by(pipeline):
+def drawn_by(pipeline, sampler):
     """Two images; a pipeline that refines is given latents."""
 
     def refined(height, width, **told):
@@ -56,43 +84,49 @@ def drawn_by(pipeline):
         return pipeline(image=begun, denoising_start=0.8, **told)
 
     refines = "denoising_start" in inspect.signature(pipeline.__call__).parameters
-    return draw(refined if refines else pipeline, REQUESTS, SAMPLER)
+    return draw(refined if refines else pipeline, REQUESTS, sampler)
 
 
 def exported(folder, form, to, **options):
     return export(folder, form=form, to=to, card=card, **options)
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl", "sdxl_refiner", "sd3", "flux"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def made(request, tiny_models, tiny_pairs, tmp_path_factory):
-    """A finished run's folder, and what its base and its own tuned network draw.
-
-    Alpha is not the rank, so that a scale which is lost or used twice shows.
-    """
+    """Alpha is not the rank, so that a scale which is lost or used twice shows."""
     place = tmp_path_factory.mktemp("run")
-    model = tiny_models(request.param)
-    family = families.load(str(model))
-    base = drawn_by(family.pipeline)
+    model, first = tiny_models(request.param), None
+    family: Any = families.load(str(model))
+    size, steps = SIZES.get(request.param, 16), STEPS.get(request.param, 2)
+    asked: Any = {"guidance": 3.0, "eta": 0.0, "size": size}
+    sampler = sampler_of(family, num_steps=1, batch_size=2, **asked)
+    base = drawn_by(family.pipeline, sampler)
     targets = TARGETS.get(request.param, family.lora_targets)
     add_lora(family.network, rank=2, alpha=6, targets=targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in family.network.named_parameters():
         if "lora_B" in name:
             parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
-    raw = small.run_options(model, tiny_pairs, place / "out", {"training.ema": small.REMOVED})
-    folder = small.untrained(raw)
+    tuned = drawn_by(family.pipeline, sampler)
+    evaluating = family.pipeline
+    if request.param == "sdxl_refiner":
+        first = tiny_models("sdxl")
+        evaluating = refinement(families.load(str(first)), family, num_steps=steps)
+    one = [Request(prompt="your prompt", seed=0)]
+    evaluated = draw(evaluating, one, sampler_of(family, num_steps=steps, batch_size=1, **asked))
+    changes = {
+        "training.ema": small.REMOVED,
+        "data.size": size,
+        "evaluation": {"num_steps": steps, "first_model": first and str(first)},
+    }
+    folder = small.untrained(small.run_options(model, tiny_pairs, place / "out", changes))
     save_lora(family, folder.adapter)
-    return folder, (base, drawn_by(family.pipeline))
+    return Made(folder=folder, sampler=sampler, base=base, tuned=tuned, evaluated=evaluated)
 
 
 @pytest.fixture(scope="module")
 def run_folder(made):
-    return made[0]
-
-
-@pytest.fixture(scope="module")
-def drawn(made):
-    return made[1]
+    return made.folder
 
 
 @pytest.fixture(scope="module")
@@ -103,42 +137,46 @@ def plain(run_folder):
     return pipeline
 
 
-def assert_drawn(pipeline, drawn):
-    base, tuned = drawn
-    images = drawn_by(pipeline)
-    torch.testing.assert_close(images, tuned, rtol=0, atol=2e-5)
-    assert not torch.allclose(base, tuned, atol=1e-3)
-
-
-def test_the_diffusers_form_is_loaded_by_any_pipeline(run_folder, drawn, plain, tmp_path):
+def test_the_diffusers_form_is_loaded_by_any_pipeline(run_folder, made, plain, tmp_path):
     plain.load_lora_weights(exported(run_folder, Form.DIFFUSERS, tmp_path / "lora"))
-    assert_drawn(plain, drawn)
+    made.assert_drawn_by(plain)
     plain.unload_lora_weights()
 
 
-def test_the_peft_form_is_loaded_by_peft(run_folder, drawn, plain, tmp_path):
+def test_the_peft_form_is_loaded_by_peft(run_folder, made, plain, tmp_path):
     part = "unet" if "unet" in plain.components else "transformer"
     folder, network = exported(run_folder, Form.PEFT, tmp_path / "lora"), getattr(plain, part)
     setattr(plain, part, PeftModel.from_pretrained(deepcopy(network), str(folder)).merge_and_unload())
-    assert_drawn(plain, drawn)
+    made.assert_drawn_by(plain)
     setattr(plain, part, network)
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 6
 
 
-def test_the_kohya_form_is_loaded_by_diffusers_or_refused(run_folder, drawn, plain, tmp_path):
-    if type(plain).__name__ == "StableDiffusion3Pipeline":
+WITHOUT_KOHYA = {
+    name: f"{number} of {number} layers under these key names, for example {layer}"
+    for name, number, layer in (
+        ("StableDiffusion3Pipeline", 18, "transformer_blocks.0.attn.add_k_proj"),
+        ("SanaPipeline", 16, "transformer_blocks.0.attn1.to_k"),
+        ("ZImagePipeline", 16, "context_refiner.0.attention.to_k"),
+        ("WanPipeline", 16, "blocks.0.attn1.to_k"),
+    )
+}
+
+
+def test_the_kohya_form_is_loaded_by_diffusers_or_refused(run_folder, made, plain, tmp_path):
+    kind = type(plain).__name__
+    if kind in WITHOUT_KOHYA:
         with pytest.raises(ModelError) as caught:
             exported(run_folder, Form.KOHYA, tmp_path / "lora")
         assert str(caught.value) == (
-            "--form kohya: StableDiffusion3Pipeline of diffusers would not read 18 of 18 layers under these "
-            "key names, for example transformer_blocks.0.attn.add_k_proj. Take --form diffusers, which "
-            "ComfyUI reads for SD 3 and FLUX as well."
+            f"--form kohya: {kind} of diffusers would not read {WITHOUT_KOHYA[kind]}. Take --form diffusers, "
+            "which ComfyUI reads for SD 3 and FLUX as well."
         )
         assert not (tmp_path / "lora").exists()
         return
     folder = exported(run_folder, Form.KOHYA, tmp_path / "lora")
     plain.load_lora_weights(folder)
-    assert_drawn(plain, drawn)
+    made.assert_drawn_by(plain)
     plain.unload_lora_weights()
     tensors = load_file(folder / "lora.safetensors")
     prefix = "lora_unet_" if "unet" in plain.components else "lora_transformer_"
@@ -163,14 +201,35 @@ def test_a_layer_that_kohyas_names_would_lose_is_named(layers, lost, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_merged_pipeline_is_plain_diffusers(run_folder, drawn, tmp_path):
+def test_a_merged_pipeline_is_plain_diffusers(run_folder, made, tmp_path):
     folder = exported(run_folder, Form.PIPELINE, tmp_path / "merged")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    assert_drawn(pipeline, drawn)
+    made.assert_drawn_by(pipeline)
     network = pipeline.components["unet" if "unet" in pipeline.components else "transformer"]
     assert not any("lora" in name for name, _ in network.named_parameters())
     assert families.resolve(str(folder)) == folder
+
+
+def test_the_code_of_the_card_draws_what_the_evaluation_draws(made, tmp_path, monkeypatch):
+    """To the last of 255 steps: same size, same guidance, an image of the tuned model."""
+
+    def code(folder, exported):
+        return usage(read_run_folder(folder.path), exported)
+
+    run = load(made.folder.run_file)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for model in filter(None, (run.model, run.evaluation.first_model)):
+        (tmp_path / "path" / "to" / Path(model).name).symlink_to(model)
+    text = (export(made.folder, form=Form.DIFFUSERS, to=tmp_path / "lora", card=code) / CARD).read_text()
+    loading, call, drawing = re.split(r"^(\w+ = (?:first|pipeline)\()", text, maxsplit=1, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(loading, names)
+    torch.manual_seed(0)
+    exec(call + drawing, names)
+    image = torch.from_numpy(np.array(names["image"])).permute(2, 0, 1) / 255
+    torch.testing.assert_close(image, made.evaluated[0], rtol=0, atol=0.6 / 255)
 
 
 # What follows does not depend on the family.
