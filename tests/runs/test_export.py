@@ -278,6 +278,21 @@ def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(finished, tmp_
         exported(stopped, Form.DIFFUSERS, tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", r"cannot be read as JSON \(Expecting"),
+        ("[]", r"must be an object with model_hash, as training writes it, got \[\]\."),
+        ('{"complete": true}', r"must be an object with model_hash, .* got \{'complete': True\}\."),
+    ],
+)
+def test_a_damaged_manifest_is_named(finished, tmp_path, text, sentence):
+    damaged = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    damaged.manifest.write_text(text)
+    with pytest.raises(RunFolderError, match=rf"manifest\.json: {sentence}.* Put the old one back, or train"):
+        exported(damaged, Form.DIFFUSERS, tmp_path / "lora")
+
+
 def test_a_run_that_went_on_from_an_adapter_is_exported_with_its_scale(finished, options, tmp_path):
     changes = {"training.lora": {"start_from": str(finished.adapter)}, "training.ema": small.REMOVED}
     raw = options(**changes, **{"data.heldout_split": None})

@@ -122,7 +122,7 @@ class _Trained:
 
     @classmethod
     def of(cls, folder: RunFolder, run: RunFile, base: Path) -> "_Trained":
-        known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
+        known = folder.read_manifest() or {}
         complete = known.get("complete", False)
         place = checkpoint.latest(folder.checkpoints) if known and not complete else None
         if place is None and not complete:
