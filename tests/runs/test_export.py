@@ -36,7 +36,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 """From within diffusers' multistep scheduler."""
 
 FAMILIES = ("sd15", "sdxl", "sdxl_refiner", "sd3", "flux", "sana", "z_image", "wan")
-TARGETS = {  # linear layers of attention and feed-forward, and every kind of convolution
+TARGETS: dict[
+    str, list[str]
+] = {  # linear layers of attention and feed-forward, and every kind of convolution
     "sd15": [
         "to_q",
         "to_out.0",
@@ -101,7 +103,7 @@ def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     asked: Any = {"guidance": 3.0, "eta": 0.0, "size": size}
     sampler = sampler_of(family, num_steps=1, batch_size=2, **asked)
     base = drawn_by(family.pipeline, sampler)
-    targets = TARGETS.get(request.param, family.lora_targets)
+    targets = TARGETS.get(request.param) or family.lora_targets
     add_lora(family.network, rank=2, alpha=6, targets=targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in family.network.named_parameters():
@@ -111,7 +113,8 @@ def made(request, tiny_models, tiny_pairs, tmp_path_factory):
     evaluating = family.pipeline
     if request.param == "sdxl_refiner":
         first = tiny_models("sdxl")
-        evaluating = refinement(families.load(str(first)), family, num_steps=steps)
+        beginner: Any = families.load(str(first))
+        evaluating = refinement(beginner, family, num_steps=steps)
     one = [Request(prompt="your prompt", seed=0)]
     evaluated = draw(evaluating, one, sampler_of(family, num_steps=steps, batch_size=1, **asked))
     changes = {
@@ -169,8 +172,8 @@ def test_the_kohya_form_is_loaded_by_diffusers_or_refused(run_folder, made, plai
         with pytest.raises(ModelError) as caught:
             exported(run_folder, Form.KOHYA, tmp_path / "lora")
         assert str(caught.value) == (
-            f"--form kohya: {kind} of diffusers would not read {WITHOUT_KOHYA[kind]}. Take --form diffusers, "
-            "which ComfyUI reads for SD 3 and FLUX as well."
+            f"--form kohya: {kind} of diffusers would not read {WITHOUT_KOHYA[kind]}. Take --form diffusers"
+            + (", which ComfyUI reads for this model as well." if "Diffusion3" in kind else ".")
         )
         assert not (tmp_path / "lora").exists()
         return
@@ -404,6 +407,15 @@ def test_what_is_no_plain_lora_is_refused(half, tmp_path, change, sentence):
     save_file(change(load_file(path)), path)
     with pytest.raises(RunFolderError, match=sentence):
         exported(half, Form.DIFFUSERS, tmp_path / "lora")
+
+
+def test_a_damaged_lora_is_not_called_a_full_disk(half, tmp_path):
+    path = half.adapter / "pytorch_lora_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunFolderError) as caught:
+        exported(half, Form.DIFFUSERS, tmp_path / "lora")
+    assert str(caught.value).startswith(f"{path}: is damaged (")
+    assert str(caught.value).endswith("). Put the file back, or train again.")
 
 
 def test_a_lora_without_notes_has_scale_one(half, finished, tmp_path):
