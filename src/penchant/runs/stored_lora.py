@@ -171,10 +171,11 @@ class StoredLora:
         return _save(tensors, folder / "adapter_model.safetensors")
 
     def write_kohya(self, path: Path, *, pipeline: Any) -> Path:
-        """Write it with kohya's key names, and read it back as diffusers does.
+        """Write it in kohya's key style, and read it back as diffusers does.
 
         Of a UNet, names begin with `lora_unet_`, of its text encoder with `lora_te_`; of a transformer with
-        `lora_transformer_`, which ComfyUI and diffusers read without joining layers.
+        `lora_transformer_`, as OneTrainer has it, which ComfyUI and diffusers read without joining layers.
+        The layers have diffusers' names; sd-scripts itself has those of the original code for SDXL and FLUX.
 
         Args:
             path: File to write.
