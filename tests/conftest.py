@@ -29,6 +29,9 @@ def tiny_models(tmp_path_factory):
         "sdxl_refiner": tiny.stable_diffusion_xl_refiner,
         "sd3": tiny.stable_diffusion_3,
         "flux": tiny.flux,
+        "sana": tiny.sana,
+        "z_image": tiny.z_image,
+        "wan": tiny.wan,
     }
     return cache(lambda name: builders[name](tmp_path_factory.mktemp("model") / name))
 

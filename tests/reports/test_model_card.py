@@ -195,13 +195,25 @@ def test_a_model_that_refines_is_used_after_another_one(run, tiny_models, tmp_pa
     )
     code = usage(contents, exported)
     ast.parse(code)
-    assert code.splitlines()[-3:] == [
-        f'first = DiffusionPipeline.from_pretrained("{place}", dtype=torch.float32)',
-        'begun = first("your prompt", num_inference_steps=20, guidance_scale=3, denoising_end=0.8, '
-        'output_type="latent").images',
-        'image = pipeline("your prompt", num_inference_steps=20, guidance_scale=3, image=begun, '
-        "denoising_start=0.8).images[0]",
-    ]
+    calls = f'''
+first = DiffusionPipeline.from_pretrained("{place}", dtype=torch.float32)
+begun = first(
+    "your prompt",
+    num_inference_steps=20,
+    guidance_scale=3,
+    height=16,
+    width=16,
+    denoising_end=0.8,
+    output_type="latent",
+).images
+image = pipeline(
+    "your prompt",
+    num_inference_steps=20,
+    guidance_scale=3,
+    denoising_start=0.8,
+    image=begun,
+).images[0]'''
+    assert code.endswith(calls)
     assert front_matter(contents, exported)["pipeline_tag"] == "image-to-image"
 
 

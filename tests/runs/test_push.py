@@ -27,6 +27,7 @@ class Hub:
 
     def __init__(self):
         self.private, self.files, self.asked, self.refuse, self.address = {}, {}, [], None, ""
+        self.objections, self.page = [], None
 
     def answer(self, path, body):
         name = "/".join(path.split("/")[3:5])
@@ -47,7 +48,7 @@ class Hub:
             case ["models", _, _]:
                 return {"id": name, "private": self.private[name], "tags": [], "siblings": []}
             case ["validate-yaml"]:
-                return {"errors": [], "warnings": []}
+                return {"errors": [{"message": message} for message in self.objections], "warnings": []}
             case ["models", _, _, "preupload", "main"]:
                 paths = [file["path"] for file in json.loads(body)["files"]]
                 files = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
@@ -73,17 +74,18 @@ def hub(monkeypatch, tmp_path):
             path = self.path.partition("?")[0]
             stand_in.asked.append(path)
             code = 200
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            is_public = path.endswith("validate-yaml")
+            if not is_public and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 code, found = 401, {"error": "Invalid username or password."}
             elif stand_in.refuse and path.endswith(stand_in.refuse[0]):
                 code, found = stand_in.refuse[1], {"error": "no"}
             else:
                 try:
                     found = stand_in.answer(path, body)
-                    code = 409 if "error" in found else 200
+                    code = 409 if "error" in found else 400 if found.get("errors") else 200
                 except KeyError:
                     code, found = 404, {"error": "Repository not found"}
-            content = json.dumps(found).encode()
+            content = stand_in.page or json.dumps(found).encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -163,6 +165,12 @@ NO_RIGHT = "the login may not write there. Give a repository of your own, or a t
     [
         (None, None, "not logged in to the hub. Log in with `hf auth login`, or set HF_TOKEN."),
         ("hf_old", None, "the hub does not know this login. Log in anew with `hf auth login`."),
+        (
+            "hf_ü",
+            None,
+            "the token holds a letter that no token has. Log in anew with `hf auth login`, or correct "
+            "HF_TOKEN.",
+        ),
         (TOKEN, ("repos/create", 403), NO_RIGHT),
         (TOKEN, ("preupload/main", 404), NO_RIGHT),
     ],
@@ -183,6 +191,26 @@ def test_a_login_that_does_not_do(finished, hub, monkeypatch, tmp_path, token, r
 def test_a_hub_in_trouble(finished, hub):
     hub.refuse = ("commit/main", 422)
     with pytest.raises(HubError, match=r"^me/cats: the hub refused \(.*422.*\)\. Try again later\.$"):
+        pushed(finished)
+
+
+def test_a_card_that_the_hub_refuses_makes_no_repository(finished, hub):
+    hub.objections = ['"license" must be one of [mit, other]', '"tags" must be short']
+    with pytest.raises(HubError) as caught:
+        pushed(finished)
+    assert str(caught.value) == (
+        'me/cats: the hub refuses the head of the model card ("license" must be one of [mit, other]; "tags" '
+        "must be short). Use `penchant export`, correct the head of README.md, and upload the folder with "
+        "`hf upload`."
+    )
+    assert hub.private == hub.files == {}
+
+
+def test_a_page_that_stands_before_the_hub(finished, hub):
+    hub.page = b"<html>Welcome to our guests' network</html>"
+    with pytest.raises(
+        HubError, match=r"^me/cats: what answers is not a hub \(.*\)\. Check if the network asks"
+    ):
         pushed(finished)
 
 

@@ -17,8 +17,8 @@ UNUSED_PARTS: Final = frozenset({"safety_checker", "feature_extractor", "image_e
 
 CONFIGURATION: Final = ("json", "txt", "jinja")
 """Ends of the names of configurations, vocabularies and chat templates."""
-UNWANTED: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*non_ema*")
-"""Second copies of the weights."""
+SECOND_COPIES: Final = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*non_ema*")
+"""Files of weights beside those that are loaded, in another precision or as they were before averaging."""
 CARD: Final = "README.md"
 """The model's card, which says its licence."""
 
@@ -49,7 +49,7 @@ def downloaded(model: str, where: str, *, weights: bool = True) -> Path:
     parts = [part for part in parts_of(index_of(folder, where)) if part not in UNUSED_PARTS]
     suffixes = (*CONFIGURATION, "safetensors") if weights else CONFIGURATION
     files = [INDEX, CARD, *(f"{part}/*.{suffix}" for part in parts for suffix in suffixes)]
-    hub.download(model, where, wanted=files, unwanted=UNWANTED)
+    hub.download(model, where, wanted=files, unwanted=SECOND_COPIES)
     tokenizers = [folder / part for part in parts if part.startswith("tokenizer")]
     bare = [
         t.name for t in tokenizers if not any((t / f).is_file() for f in ("tokenizer.json", "vocab.json"))
@@ -83,9 +83,10 @@ def check(folder: Path, where: str) -> None:
 
 
 def copy_other_parts(source: Path, target: Path, *, trained: str) -> None:
-    """Copy all parts that a pipeline names but the trained one, its weights as safetensors alone.
+    """Copy all parts that a pipeline names but the trained one.
 
-    Parts that are never loaded are left out, and named as empty in the copy's index.
+    Of their weights, the safetensors that are loaded: no pickles, no copies in another precision. Parts
+    that are never loaded are left out, and named as empty in the copy's index.
 
     Args:
         source: The pipeline folder.
@@ -94,7 +95,7 @@ def copy_other_parts(source: Path, target: Path, *, trained: str) -> None:
     """
     target.mkdir(parents=True)
     index = index_of(source, str(source))
-    ignored = shutil.ignore_patterns(*(f"*{suffix}" for suffix in _PICKLES))
+    ignored = shutil.ignore_patterns(*SECOND_COPIES, *(f"*{suffix}" for suffix in _PICKLES))
     for part in parts_of(index):
         if part in UNUSED_PARTS:
             index[part] = [None, None]

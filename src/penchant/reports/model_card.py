@@ -1,5 +1,6 @@
 """The card of an exported model: what was trained on what, what came out, how to load it, its limits."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from penchant import families
 from penchant.evaluation.intervals import Estimate
+from penchant.evaluation.sampling import sampler_of
 from penchant.reports.contents import RunContents, read_run_folder
 from penchant.reports.html import drift_rows, win_rate_rows
 from penchant.reports.summary import change_text, effect_text, number, outcome, percent, percent_range
@@ -121,19 +123,58 @@ def usage(contents: RunContents, exported: Exported) -> str:
             lines.append(
                 f"pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, {name}).merge_and_unload()"
             )
-    steps, guidance = evaluation["num_steps"], evaluation["guidance"]
-    told = f'"your prompt", num_inference_steps={steps}, guidance_scale={guidance:g}'
-    span = families.noise_span(exported.base_folder)
+    family = families.load_folder(exported.base_folder, part=families.Part.NOTHING)
+    assert isinstance(family, families.PipelineFamily)
+    told = _told(contents, family)
+    span, size = family.noise_span, {name: told[name] for name in ("height", "width")}
     if span < 1:
         first = str(evaluation.get("first_model") or "your base model")
         place = _base_in_code(first, families.hub_repository(first))
-        lines += [
-            f"first = DiffusionPipeline.from_pretrained({place}, {dtype})",
-            f'begun = first({told}, denoising_end={1 - span:g}, output_type="latent").images',
-        ]
-        told += f", image=begun, denoising_start={1 - span:g}"
-    lines.append(f"image = pipeline({told}).images[0]")
+        lines.append(f"first = DiffusionPipeline.from_pretrained({place}, {dtype})")
+        lines += _call(
+            "begun = first", told | {"denoising_end": 1 - span, "output_type": "latent"}, ".images"
+        )
+        rest = {name: value for name, value in told.items() if name not in size}
+        lines += _call("image = pipeline", rest | {"denoising_start": 1 - span}, ".images[0]", image="begun")
+    elif len(family.sample_shape) == 4:  # a video, here of one frame
+        lines += _call("image = pipeline", told | {"output_type": "pil"}, ".frames[0][0]")
+    else:
+        lines += _call("image = pipeline", told, ".images[0]")
     return "\n".join(lines)
+
+
+def _told(contents: RunContents, family: families.PipelineFamily) -> dict[str, Any]:
+    """What the pipeline is told beside the prompt, as in the evaluation of the run."""
+    evaluation = contents.run["evaluation"]
+    sampler = sampler_of(
+        family,
+        num_steps=evaluation["num_steps"],
+        guidance=evaluation["guidance"],
+        eta=0.0,
+        batch_size=1,
+        size=contents.run["data"]["size"],
+    )
+    takes_eta = evaluation["eta"] and "eta" in inspect.signature(family.pipeline.__call__).parameters
+    return {
+        "num_inference_steps": sampler.num_steps,
+        "guidance_scale": sampler.guidance,
+        **({"eta": evaluation["eta"]} if takes_eta else {}),
+        "height": sampler.size,
+        "width": sampler.size,
+        **sampler.options,
+    }
+
+
+def _call(start: str, told: Mapping[str, Any], end: str, **names: str) -> list[str]:
+    """Lines of a call with a prompt, with values and with names of the code."""
+    values = {name: _in_code(value) for name, value in told.items()} | names
+    return [f"{start}(", '    "your prompt",', *(f"    {n}={v}," for n, v in values.items()), f"){end}"]
+
+
+def _in_code(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _base_in_code(model: str, on_hub: str | None) -> str:

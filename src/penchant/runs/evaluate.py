@@ -1,6 +1,5 @@
 """Base against tuned model: sampled on the same prompts and seeds, scored, compared."""
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -75,7 +74,8 @@ def evaluate(
         folder.scores if run.evaluation.score_cache is None else Path(run.evaluation.score_cache)
     )
     results = _compared(run, suite, judged, more, cache, where)
-    trained = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    trained = folder.read_manifest()
+    assert trained is not None, "the models were found"
     timings = {
         "training_s": trained["training_s"],
         "sampling_s": sampled_at - started,
@@ -159,7 +159,7 @@ def suite_of(run: RunFile, *, where: str) -> PromptSuite:
 
 def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, families.PipelineFamily]:
     """The base and the tuned model, around plain diffusers pipelines, on the accelerator if there is one."""
-    known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
+    known = folder.read_manifest() or {}
     if not known.get("complete"):
         raise RunFolderError(
             f"{folder.path}: the training is not complete. Go on with `penchant train RUN.yaml --resume`."

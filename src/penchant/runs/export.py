@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +13,14 @@ from typing import Any, Final, final
 
 import diffusers
 import torch
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
 from penchant.hub import model_hash
-from penchant.runs.folder import RunFolder, writing
+from penchant.runs.folder import RunFolder, write_json_atomically, writing
 from penchant.runs.forms import Form
 from penchant.runs.load import load
 from penchant.runs.schema import RunFile
@@ -73,13 +75,14 @@ def export(
         to: The new folder.
         card: Writes the text of README.md.
         name: Title of the card; the folder's name if None.
-        overwrite: Replace an earlier export in that folder; other files stay.
+        overwrite: Replace an earlier export in that folder; other files stay, and are never written over.
 
     Returns:
         The new folder.
 
     Raises:
-        RunFolderError: The folder is in use, or the run has no weights of this form yet.
+        RunFolderError: The folder is in use, a file of yours has the name of a new one, or the run has no
+            weights of this form yet.
         ModelError: The base model is missing or has changed, or the form cannot hold the LoRA.
     """
     run = load(folder.run_file)
@@ -100,8 +103,7 @@ def export(
         )
         (place / CARD).write_text(card(folder, exported), encoding="utf-8")
         listed = {"penchant": __version__, "form": form, "step": trained.step, "files": _hashes(place)}
-        (place / LIST).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
-        _move(place, to, instead_of=earlier)
+        _move(place, to, listed=listed, instead_of=earlier)
     return to
 
 
@@ -120,7 +122,7 @@ class _Trained:
 
     @classmethod
     def of(cls, folder: RunFolder, run: RunFile, base: Path) -> "_Trained":
-        known = json.loads(folder.manifest.read_text(encoding="utf-8")) if folder.manifest.is_file() else {}
+        known = folder.read_manifest() or {}
         complete = known.get("complete", False)
         place = checkpoint.latest(folder.checkpoints) if known and not complete else None
         if place is None and not complete:
@@ -222,8 +224,11 @@ class _Trained:
 
 
 def _stored_type(folder: Path) -> torch.dtype:
-    """Type of the weights of a part on disk."""
-    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
+    """Type of the weights of a part on disk, of the file that `from_pretrained` loads."""
+    name, index = SAFETENSORS_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        name = min(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    with safe_open(folder / name, framework="pt") as file:
         return file.get_tensor(next(iter(file.keys()))).dtype
 
 
@@ -262,19 +267,48 @@ def _beside(to: Path) -> Iterator[Path]:
         yield Path(scratch) / to.resolve().name
 
 
-def _move(place: Path, to: Path, *, instead_of: set[str]) -> None:
-    for name in instead_of:
-        (to / name).unlink(missing_ok=True)
-    for emptied in {(to / name).parent for name in instead_of} - {to}:
-        if emptied.is_dir() and not any(emptied.iterdir()):
-            emptied.rmdir()
-    for path in sorted(place.rglob("*")):
-        target = to / path.relative_to(place)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+def _move(place: Path, to: Path, *, listed: Mapping[str, Any], instead_of: set[str]) -> None:
+    """Move what was written into the folder, and remove what is left of the earlier export.
+
+    As long as it is at work, the list in the folder names all files, old and new: an export that was killed
+    can be repeated with --overwrite.
+    """
+    new = listed["files"]
+    for name in sorted({*new, LIST}):
+        _require_free(to, name, instead_of=instead_of)
+    to.mkdir(exist_ok=True)
+    write_json_atomically(to / LIST, {**listed, "files": dict.fromkeys(sorted(instead_of - {LIST})) | new})
+    for name in new:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(place / name, to / name)
+    for name in instead_of - {*new, LIST}:
+        _remove(to, name)
+    write_json_atomically(to / LIST, listed)
+
+
+def _require_free(to: Path, name: str, *, instead_of: set[str]) -> None:
+    """A file can be written in the folder: nothing of that name is there but of the earlier export."""
+    folders = [to / parent for parent in Path(name).parents if parent.name]
+    in_the_way = [path for path in folders if path.is_symlink() or (path.exists() and not path.is_dir())]
+    target = to / name
+    if target.is_dir() or (os.path.lexists(target) and name not in instead_of):
+        in_the_way.append(target)
+    if in_the_way:
+        raise RunFolderError(
+            f"{in_the_way[0]}: is in the way of the export and is not of the earlier one, so nothing is "
+            "replaced. Move it, or give another --to."
+        )
+
+
+def _remove(to: Path, name: str) -> None:
+    """Remove a file of the earlier export, and the folders that are empty without it."""
+    target = to / name
+    if target.is_dir():
+        return
+    target.unlink(missing_ok=True)
+    for parent in Path(name).parents:
+        if parent.name and (to / parent).is_dir() and not any((to / parent).iterdir()):
+            (to / parent).rmdir()
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -142,6 +142,27 @@ class RunFolder:
         """Event files."""
         return self.path / "tensorboard"
 
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Content of the manifest; None if it is not written yet.
+
+        Raises:
+            RunFolderError: It cannot be read, or is no manifest of a run.
+        """
+        if not self.manifest.is_file():
+            return None
+        try:
+            known = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{self.manifest}: cannot be read as JSON ({error}). Put the old one back, or train again."
+            ) from error
+        if not isinstance(known, dict) or not isinstance(known.get("model_hash"), str):
+            raise RunFolderError(
+                f"{self.manifest}: must be an object with model_hash, as training writes it, got "
+                f"{shown(known)}. Put the old one back, or train again."
+            )
+        return known
+
     def _parts(self) -> tuple[Path, ...]:
         return (
             *(self.run_file, self.manifest, self.metrics, self.results, self.scores, self.report),

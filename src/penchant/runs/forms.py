@@ -11,6 +11,6 @@ class Form(enum.StrEnum):
     PEFT = "peft"
     """A LoRA for `PeftModel.from_pretrained`."""
     KOHYA = "kohya"
-    """A LoRA with the key names of kohya's trainer, for ComfyUI and others."""
+    """A LoRA in kohya's key style, with diffusers' names of the layers, as ComfyUI reads it."""
     PIPELINE = "pipeline"
     """A whole pipeline folder for `from_pretrained`, a LoRA folded into its weights."""

@@ -1,11 +1,12 @@
 """An export on the Hugging Face hub, with the login that huggingface_hub keeps."""
 
+import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoCard
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -16,7 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from penchant.errors import HubError
-from penchant.runs.export import Card, export
+from penchant.runs.export import CARD, Card, export
 from penchant.runs.folder import RunFolder
 from penchant.runs.forms import Form
 
@@ -46,6 +47,7 @@ def push(folder: RunFolder, repository: str, *, form: Form, private: bool, card:
         place = Path(scratch) / repository.partition("/")[2]
         export(folder, form=form, to=place, card=card, name=repository)
         with _sentences(repository):
+            _require_card((place / CARD).read_text(encoding="utf-8"), repository)
             api.create_repo(repository, private=private or None, exist_ok=True)
             if private and not api.model_info(repository).private:
                 raise HubError(
@@ -68,6 +70,24 @@ def _require_name(repository: str) -> None:
             "OWNER/NAME: must be an owner and a name on the hub, of letters, digits, '-', '_' and '.'. Give, "
             "for example, your-name/my-model."
         )
+
+
+def _require_card(text: str, repository: str) -> None:
+    """Ask the hub if it takes the head of a card, before a repository is made for it."""
+    try:
+        RepoCard(text).validate(repo_type="model")
+    except ValueError as error:
+        raise HubError(
+            f"{repository}: the hub refuses the head of the model card ({_reasons(str(error))}). Use "
+            f"`penchant export`, correct the head of {CARD}, and upload the folder with `hf upload`."
+        ) from error
+
+
+def _reasons(answer: str) -> str:
+    """What the hub objects to, out of its answer if that has its usual form."""
+    with suppress(ValueError, KeyError, TypeError):
+        answer = "; ".join(found["message"] for found in json.loads(answer)["errors"]) or answer
+    return " ".join(answer.split())
 
 
 @contextmanager
@@ -95,4 +115,15 @@ def _sentences(repository: str) -> Iterator[None]:
         raise HubError(
             f"{repository}: the hub cannot be reached. Check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), "
             "or use `penchant export` and upload the folder later."
+        ) from error
+    except UnicodeEncodeError as error:
+        raise HubError(
+            f"{repository}: the token holds a letter that no token has. Log in anew with `hf auth login`, or "
+            "correct HF_TOKEN."
+        ) from error
+    except ValueError as error:  # of the reader of JSON, mostly
+        raise HubError(
+            f"{repository}: what answers is not a hub ({' '.join(str(error).split())}). Check if the network "
+            "asks for a login of its own (and HF_ENDPOINT), or use `penchant export` and upload the folder "
+            "later."
         ) from error

@@ -18,7 +18,7 @@ from diffusers.utils import (
 )
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +32,8 @@ FILE: Final = "pytorch_lora_weights.safetensors"
 _DOWN: Final = ".lora_A.weight"
 _UP: Final = ".lora_B.weight"
 _METADATA: Final = "lora_adapter_metadata"
+_COMFYUI_READS_DIFFUSERS: Final = ("StableDiffusion3Pipeline", "FluxPipeline")
+"""Pipelines for whose models ComfyUI reads the names of the form `diffusers`."""
 _TEXT: Final = f"{families.TEXT_ENCODER}."
 
 
@@ -58,14 +60,20 @@ class StoredLora:
         """The LoRA that `penchant train` has exported, or that its run was started from.
 
         Raises:
-            RunFolderError: The file is missing, or holds something that is no plain LoRA, such as DoRA.
+            RunFolderError: The file is missing or damaged, or holds something that is no plain LoRA, such as
+                DoRA.
         """
         path = folder / FILE
         if not path.is_file():
             raise RunFolderError(f"{path}: is missing. Train again, or put the file back.")
-        with safe_open(path, framework="pt") as file:
-            tensors = {name.removeprefix(f"{part}."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            notes = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name.removeprefix(f"{part}."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                notes = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{path}: is damaged ({error}). Put the file back, or train again."
+            ) from error
         options = {name.partition(".")[2]: value for name, value in notes.items()}  # alike for both parts
         return cls._of(tensors, LoraConfig(**options) if options else None, part=part, where=path)
 
@@ -163,10 +171,11 @@ class StoredLora:
         return _save(tensors, folder / "adapter_model.safetensors")
 
     def write_kohya(self, path: Path, *, pipeline: Any) -> Path:
-        """Write it with kohya's key names, and read it back as diffusers does.
+        """Write it in kohya's key style, and read it back as diffusers does.
 
         Of a UNet, names begin with `lora_unet_`, of its text encoder with `lora_te_`; of a transformer with
-        `lora_transformer_`, which ComfyUI and diffusers read without joining layers.
+        `lora_transformer_`, as OneTrainer has it, which ComfyUI and diffusers read without joining layers.
+        The layers have diffusers' names; sd-scripts itself has those of the original code for SDXL and FLUX.
 
         Args:
             path: File to write.
@@ -183,10 +192,11 @@ class StoredLora:
             tensors[f"{name}.lora_up.weight"] = self.up[layer]
             tensors[f"{name}.alpha"] = torch.tensor(self.scale(layer) * len(down))
         if lost := sorted(self.down.keys() - _layers_read_by(pipeline, tensors, part=self.part)):
+            name = pipeline.__name__
+            also = ", which ComfyUI reads for this model as well" if name in _COMFYUI_READS_DIFFUSERS else ""
             raise ModelError(
-                f"--form kohya: {pipeline.__name__} of diffusers would not read {len(lost)} of "
-                f"{len(self.down)} layers under these key names, for example {lost[0]}. "
-                "Take --form diffusers, which ComfyUI reads for SD 3 and FLUX as well."
+                f"--form kohya: {name} of diffusers would not read {len(lost)} of {len(self.down)} layers "
+                f"under these key names, for example {lost[0]}. Take --form diffusers{also}."
             )
         return _save(tensors, path)
 

@@ -1,6 +1,5 @@
 """One training run, from a run file to weights that plain diffusers loads."""
 
-import json
 import logging
 import shutil
 import signal
@@ -111,7 +110,7 @@ def _train(
     where: str,
 ) -> None:
     started = datetime.now(UTC)
-    earlier = _earlier_manifest(folder) if resume else None
+    earlier = folder.read_manifest() if resume else None
     torch.manual_seed(run.seed)
     require_possible(run, where=where)
     parts = assemble(
@@ -335,12 +334,6 @@ def _save_pipeline(parts: Assembled, folder: Path) -> None:
     network.save_pretrained(str(folder / part), safe_serialization=True)
 
 
-def _earlier_manifest(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.manifest.is_file():
-        return None
-    return json.loads(folder.manifest.read_text(encoding="utf-8"))
-
-
 def _refuse_other_content(run: RunFile, folder: RunFolder, parts: Assembled, earlier: dict[str, Any]) -> None:
     """The same path may hold other data or another model by now; that would be another run."""
     now = {"data_hash": parts.data.content_hash, "model_hash": model_hash(parts.model_folder)}
@@ -361,7 +354,7 @@ def _with_found_beta(run: RunFile, earlier: dict[str, Any] | None) -> RunFile:
 
 
 def _mark_complete(folder: RunFolder, parts: Assembled, *, seconds: float) -> None:
-    known = _earlier_manifest(folder)
+    known = folder.read_manifest()
     assert known is not None
     known["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     known["training_s"] = seconds
