@@ -417,9 +417,10 @@ def test_a_saved_adapter_is_continued_from_where_it_was(family, tuned, noisy, co
     both = models(other)
     with torch.no_grad():
         expected = tuned.denoiser(tuned.network)(noisy[:2], timestep, condition)
-        for denoiser in (both.policy, both.reference):
-            assert torch.equal(denoiser(noisy[:2], timestep, condition), expected)
-        assert not torch.equal(family.denoiser(family.network)(noisy[:2], timestep, condition), expected)
+        for denoiser in (both.policy, both.reference):  # kernels may round by where weights lie in memory
+            torch.testing.assert_close(denoiser(noisy[:2], timestep, condition), expected, rtol=0, atol=1e-6)
+        untaught = family.denoiser(family.network)(noisy[:2], timestep, condition)
+        assert (untaught - expected).abs().max() > 1e-3
 
 
 @pytest.fixture(scope="module")
