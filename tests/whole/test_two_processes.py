@@ -292,6 +292,35 @@ def test_the_gradient_of_shards_is_scaled_down_as_a_whole(probes):
     assert got["norm"] > 1e-2
 
 
+def encoding_for_ever(place, file):
+    """A run that says that it encodes, and does so until it is ended."""
+    from penchant.runs import assemble
+
+    def encode_stored(*arguments, **options):
+        Path(place, os.environ["RANK"]).touch()
+        time.sleep(120)
+
+    assemble.encode_stored = encode_stored
+    small.line("train", file)
+
+
+def test_the_end_of_a_process_has_its_name_before_the_first_step_too(launcher, raw_of, tmp_path):
+    file, logs = tmp_path / "run.yaml", (tmp_path / "0.log", tmp_path / "1.log")
+    file.write_text(json.dumps(raw_of("lora", tmp_path / "out")), encoding="utf-8")
+    processes = launcher.start_two(partial(encoding_for_ever, str(tmp_path), str(file)), outputs=logs)
+    while processes[1].is_alive() and not all((tmp_path / rank).exists() for rank in "01"):
+        time.sleep(0.01)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    os.kill(processes[0].pid, signal.SIGTERM)  # as a launcher does when it sees the end of a process
+    processes[0].join(60)
+    said = [line for line in logs[0].read_text().splitlines() if line.startswith(("step ", "exit"))]
+    assert said == [
+        "step 1: rank 1 of 2 processes has ended: killed, out of memory, or by an error of its own. No "
+        "checkpoint is written yet; start again with --overwrite.",
+        "exit code 3",
+    ]
+
+
 def test_the_end_of_a_process_ends_the_other_with_its_name(launcher, raw_of, tmp_path):
     raw = raw_of("lora", tmp_path / "out", **LONG)
     file, logs = tmp_path / "run.yaml", (tmp_path / "0.log", tmp_path / "1.log")

@@ -4,7 +4,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -74,7 +74,8 @@ def _one_voice(accelerator: Accelerator, folder: RunFolder, progress: Progress) 
     with Presence.of_launch(accelerator.process_index, accelerator.num_processes) as presence:
         try:
             try:
-                yield
+                with _ended_by_launcher(lambda: _end_of(presence, accelerator, folder, progress)):
+                    yield
             except RuntimeError as error:
                 with stop_on_signals():  # launchers send one, and the sentence takes a moment
                     ranks = presence.lost()
@@ -87,16 +88,51 @@ def _one_voice(accelerator: Accelerator, folder: RunFolder, progress: Progress) 
             raise SystemExit(error.exit_code) from error
 
 
+@contextmanager
+def _ended_by_launcher(reason: Callable[[], PenchantError]) -> Iterator[None]:
+    """Inside, SIGTERM raises the reason; it is what launchers send when another process has failed.
+
+    While steps are taken `stop_on_signals` stands in its place, so that a run ends with a whole step.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # finding the reason takes a moment
+        raise reason()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_of(
+    presence: Presence, accelerator: Accelerator, folder: RunFolder, progress: Progress
+) -> PenchantError:
+    """Why this process was told to end between steps."""
+    if ranks := presence.lost():
+        return TrainingStopped(_loss_of(ranks, accelerator, folder, progress))
+    return Interrupted(
+        f"stopped by SIGTERM after step {progress.step}. {_way_out(folder)}", signal_number=signal.SIGTERM
+    )
+
+
 def _loss_of(ranks: list[int], accelerator: Accelerator, folder: RunFolder, progress: Progress) -> str:
     """The sentence that names the processes that have ended, and how to go on."""
-    place = latest(folder.checkpoints)
-    way_out = "No checkpoint is written yet; start again with --overwrite."
-    if place is not None:
-        way_out = f"The checkpoint {place.name} is whole; go on with --resume."
     return (
         f"step {progress.step + 1}: rank {' and '.join(map(str, ranks))} of {accelerator.num_processes} "
-        f"processes has ended: killed, out of memory, or by an error of its own. {way_out}"
+        f"processes has ended: killed, out of memory, or by an error of its own. {_way_out(folder)}"
     )
+
+
+def _way_out(folder: RunFolder) -> str:
+    place = latest(folder.checkpoints)
+    if place is None:
+        return "No checkpoint is written yet; start again with --overwrite."
+    return f"The checkpoint {place.name} is whole; go on with --resume."
 
 
 def _train(
