@@ -149,14 +149,11 @@ def test_a_model_of_the_hub_is_named_and_its_licence_told(run, tiny_model, tmp_p
     assert "| trained | a LoRA, from lora on, of the unet |" in body
 
 
-def test_a_shipped_model_is_loaded_from_the_package(run, tmp_path):
-    from penchant.reports.contents import read_run_folder
-    from penchant.reports.model_card import front_matter, usage
+def exported_of(base):
+    """An adapter of a model without a name on the hub."""
     from penchant.runs.export import Exported
 
-    contents = read_run_folder(run(model="emoji").path)
-    base = families.SHIPPED["emoji"]
-    exported = Exported(
+    return Exported(
         name="it",
         form=Form.DIFFUSERS,
         base=None,
@@ -166,6 +163,32 @@ def test_a_shipped_model_is_loaded_from_the_package(run, tmp_path):
         step=2,
         hashes={},
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("", ""), ("@someone/model", 'config="someone/model", '), ("@my/old/base", 'config="path/to/base", ')],
+)
+def test_a_model_of_one_file_is_loaded_from_it(run, tiny_model, monkeypatch, config, said):
+    from penchant.reports.contents import read_run_folder
+    from penchant.reports.model_card import usage
+
+    monkeypatch.setattr("penchant.families._single_file.unpacked", lambda model, where: tiny_model)
+    contents = read_run_folder(run(model=f"/home/me/Old.safetensors{config}").path)
+    code = usage(contents, exported_of(tiny_model))
+    assert "from diffusers import StableDiffusionPipeline\n" in code
+    assert (
+        f'pipeline = StableDiffusionPipeline.from_single_file("path/to/Old.safetensors", {said}'
+        "dtype=torch.float32)\n"
+    ) in code
+
+
+def test_a_shipped_model_is_loaded_from_the_package(run, tmp_path):
+    from penchant.reports.contents import read_run_folder
+    from penchant.reports.model_card import front_matter, usage
+
+    contents = read_run_folder(run(model="emoji").path)
+    exported = exported_of(families.SHIPPED["emoji"])
     assert 'DiffusionPipeline.from_pretrained(SHIPPED["emoji"], dtype=torch.float32)' in usage(
         contents, exported
     )

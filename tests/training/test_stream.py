@@ -210,6 +210,7 @@ def test_a_broken_row_of_another_split_takes_no_place(tmp_path):
     first, lost, last = stream.read([Piece(0, 0, 0, 3)])
     assert [first.prompt, last.prompt] == ["t0", "t1"] and "line 3" in str(lost)
     assert [found.prompt for found in stream.read([Piece(0, 0, 2, 3)])] == ["t1"]
+    assert list(stream.prompts()) == ["t0", "t1"]
     [other] = open_stream(path, split="validation").read([Piece(0, 0, 1, 2)])
     assert "line 4" in str(other)
 

@@ -137,16 +137,10 @@ class Stream:
                 yield sum(which), which if 0 < sum(which) < size else None
 
     def prompts(self) -> Iterator[str]:
-        """Prompts of all rows, file by file, from the columns without images; a tar file is read as a whole.
-
-        Raises:
-            DataError: What a row says of its preference is wrong.
-        """
+        """Prompts of all rows that can be read, file by file; images are not, but in a tar file."""
         for part, told in zip(self._joined.parts, self._joined.splits, strict=True):
             for header in part.headers():
-                if header.error is not None:
-                    raise header.error
-                if self.split in (None, header.split or told):
+                if header.error is None and self.split in (None, header.split or told):
                     yield header.prompt
 
     def in_file_order(self) -> Iterator[Example]:

@@ -80,6 +80,11 @@ def hub_repository(model: str) -> str | None:
     return model.partition("@")[0]
 
 
+def single_file(model: str) -> tuple[str, str] | None:
+    """Path and configuration (empty if none is named) of a single-file checkpoint; None for other models."""
+    return _single_file.split(model) if _single_file.is_name(model) else None
+
+
 def load(model: str, *, where: str = "model") -> DiffusionFamily:
     """Load a model, named as for `resolve`: networks, encoders and noise process of its family.
 

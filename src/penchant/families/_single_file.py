@@ -82,7 +82,7 @@ _PREDICTIONS: Final = {"v": "v_prediction", "epsilon": "epsilon"}
 
 def is_name(model: str) -> bool:
     """True for `FILE.safetensors` and `FILE.safetensors@CONFIGURATION`."""
-    return _split(model)[0].endswith(SUFFIX)
+    return split(model)[0].endswith(SUFFIX)
 
 
 def unpacked(model: str, where: str) -> Path:
@@ -97,7 +97,7 @@ def unpacked(model: str, where: str) -> Path:
         ModelError: The file is missing, damaged, of a family that is not read, or does not fit the
             configuration; or the configuration cannot be had.
     """
-    name, config = _split(model)
+    name, config = split(model)
     file = Path(name)
     names, notes = _header(file, where)
     layout = _layout(file, names, where)
@@ -122,7 +122,7 @@ def unpacked(model: str, where: str) -> Path:
     return target
 
 
-def _split(model: str) -> tuple[str, str]:
+def split(model: str) -> tuple[str, str]:
     """File and configuration; a path may hold an @ before its end in .safetensors."""
     end = model.find(f"{SUFFIX}@")
     return (model, "") if end < 0 else (model[: end + len(SUFFIX)], model[end + len(SUFFIX) + 1 :])

@@ -106,8 +106,15 @@ def usage(contents: RunContents, exported: Exported) -> str:
     name, part = json.dumps(exported.name), exported.part
     lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
     dtype = f"dtype=torch.{evaluation['precision']}"  # parts may be stored in different types
+    family = families.load_folder(exported.base_folder, part=families.Part.NOTHING)
+    assert isinstance(family, families.PipelineFamily)
     if exported.form is Form.PIPELINE:
         lines.append(f"pipeline = DiffusionPipeline.from_pretrained({name}, {dtype})")
+    elif (single := families.single_file(model)) is not None:
+        kind, (file, config) = type(family.pipeline).__name__, single
+        lines[1] = f"from diffusers import {kind}"
+        of = f"config={_base_in_code(config, families.hub_repository(config))}, " if config else ""
+        lines.append(f"pipeline = {kind}.from_single_file({_base_in_code(file, None)}, {of}{dtype})")
     else:
         if model in families.SHIPPED:
             lines.insert(2, "from penchant.families import SHIPPED")
@@ -123,8 +130,6 @@ def usage(contents: RunContents, exported: Exported) -> str:
             lines.append(
                 f"pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, {name}).merge_and_unload()"
             )
-    family = families.load_folder(exported.base_folder, part=families.Part.NOTHING)
-    assert isinstance(family, families.PipelineFamily)
     told = _told(contents, family)
     span, size = family.noise_span, {name: told[name] for name in ("height", "width")}
     if span < 1:
