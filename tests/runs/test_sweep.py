@@ -248,7 +248,9 @@ def test_a_candidate_that_stops_itself_is_given_up(file_of):
 
 def test_if_all_stop_themselves_there_is_nothing_to_go_on_with(file_of):
     path = file_of(**{"training.ema": None, "training.steps": 4})
-    with pytest.raises(TrainingStopped, match=r"all candidates have stopped themselves; the first: .*not a"):
+    with pytest.raises(
+        TrainingStopped, match=r"all candidates that were left have stopped .*; the first: .*not a"
+    ):
         swept(path, over="training.learning_rate=[1e18, 2e18]")
 
 

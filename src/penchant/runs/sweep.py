@@ -259,7 +259,7 @@ def sweep(plan: Plan, *, resume: bool, console: Console) -> Sweep:
     Raises:
         ConfigError: It was started in several processes.
         RunFolderError: The folder is in use, or holds another sweep.
-        TrainingStopped: All candidates have stopped themselves.
+        TrainingStopped: All candidates that were left have stopped themselves.
         Interrupted: Ctrl-C or SIGTERM.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -285,7 +285,9 @@ def sweep(plan: Plan, *, resume: bool, console: Console) -> Sweep:
             known.store()
         rows = known.at(stop)
         if rows[0].stopped:
-            raise TrainingStopped(f"all candidates have stopped themselves; the first: {rows[0].stopped}")
+            raise TrainingStopped(
+                f"all candidates that were left have stopped themselves; the first: {rows[0].stopped}"
+            )
         going_on = {row.candidate for row in rows[: math.ceil(len(left) / 2)] if not row.stopped}
         left = [candidate for candidate in left if candidate.name in going_on]
     return known
