@@ -265,6 +265,9 @@ def test_the_folder_holds_weights_card_and_a_list_with_hashes(finished, tmp_path
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     assert files_of(folder) == {*listed["files"], LIST}
     assert [path.name for path in folder.parent.iterdir()] == ["lora"]
+    rights = (folder / CARD).stat().st_mode
+    weights = [folder / "pytorch_lora_weights.safetensors", *finished.adapter.iterdir()]
+    assert all(path.stat().st_mode == rights for path in weights)
 
 
 def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(finished, tmp_path):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
 from penchant.hub import model_hash
-from penchant.runs.folder import RunFolder, write_json_atomically, writing
+from penchant.runs.folder import RunFolder, give_usual_rights, write_json_atomically, writing
 from penchant.runs.forms import Form
 from penchant.runs.load import load
 from penchant.runs.schema import RunFile
@@ -102,6 +102,7 @@ def export(
             hashes=_hashes(place),
         )
         (place / CARD).write_text(card(folder, exported), encoding="utf-8")
+        give_usual_rights(place)
         listed = {"penchant": __version__, "form": form, "step": trained.step, "files": _hashes(place)}
         _move(place, to, listed=listed, instead_of=earlier)
     return to

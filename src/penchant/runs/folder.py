@@ -233,6 +233,13 @@ def write_text_atomically(path: Path, text: str) -> None:
             raise
 
 
+def give_usual_rights(folder: Path) -> None:
+    """Let whoever may read new files read those of a folder; safetensors are written for the owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())
+
+
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, complete or not at all; NaN and infinity are refused (ValueError)."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -22,7 +22,13 @@ from penchant.errors import Interrupted, PenchantError, RunFolderError, Training
 from penchant.hub import model_hash
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
-from penchant.runs.folder import RunFolder, write_json_atomically, write_text_atomically, writing
+from penchant.runs.folder import (
+    RunFolder,
+    give_usual_rights,
+    write_json_atomically,
+    write_text_atomically,
+    writing,
+)
 from penchant.runs.load import dump
 from penchant.runs.manifest import manifest, peak_memory
 from penchant.runs.schema import AutoBeta, RunFile
@@ -351,6 +357,7 @@ def _export(run: RunFile, folder: RunFolder, parts: Assembled) -> None:
             _save_pipeline(parts, beside)
         if not main:
             return
+        give_usual_rights(beside)
         shutil.rmtree(place, ignore_errors=True)
         beside.rename(place)
         folder.results.unlink(missing_ok=True)  # they were measured on other weights
