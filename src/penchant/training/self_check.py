@@ -149,6 +149,6 @@ def _beta(method: Method) -> float:
 _EXACT, _ROUNDED = 1e-3, 0.02
 """Largest beta times margin before the first step, and distance of a logistic objective from log 2.
 
-A pass may round otherwise than the one before: kernels go by where their data lies in memory. At the published
-betas, dropout or a reference in half precision is ten times above the first: docs/decisions/0014.
+A pass may round otherwise than the one before: kernels go by where their data lies in memory. At the
+published betas, dropout or a reference in half precision is ten times above the first: docs/decisions/0014.
 """
