@@ -88,6 +88,7 @@ def source(folder: Path, *, ahead: int) -> StreamSource:
         batch_size=BATCH,
         micro_batch_size=BATCH,
         shuffle_buffer=BUFFER,
+        max_broken=0.0,
         prompt_dropout=0.0,
         seed=0,
         ahead=ahead,

@@ -110,6 +110,7 @@ def measure(folder: Path) -> dict[str, float]:
         batch_size=BATCH,
         micro_batch_size=BATCH,
         shuffle_buffer=BUFFER,
+        max_broken=0.0,
         prompt_dropout=0.1,
         seed=0,
     )

@@ -151,6 +151,8 @@ def test_rows_are_judged_anew_and_the_earlier_preference_is_kept():
     assert found[3].provenance["earlier_preference"] is None
     assert found[0].candidates[1].scores == {"red": 20.0}
     assert found[0].candidates[1].meta == {"earlier_scores": {"old": 1.0}, "scorers": {"red": "7"}}
+    (again,) = relabelled(found[:1], (Red(),), tally=Tally(), min_gap=3)
+    assert again.candidates[1].meta["earlier_scores"] == {"old": 1.0, "red": 20.0}
     assert (tally.num_prompts, tally.num_ties) == (6, 2)
     assert (tally.num_agreed, tally.num_decided) == (2, 3)  # rows 1 (against), 2 and 6 (alike)
     assert seen == [6]

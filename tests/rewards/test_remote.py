@@ -165,6 +165,13 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(server, caplog):
     assert len(server.asked) == 3
 
 
+def test_a_length_that_is_none_is_not_believed(server):
+    server.script += [(200, b'{"scores": [5]}', 0.0)]
+    server.told += ["9" * 5000]
+    assert http(server)(images(7), ["a"]).tolist() == [5]
+    assert len(server.asked) == 1
+
+
 def test_a_server_that_is_down_is_named(server):
     dead = http(server, url="http://127.0.0.1:9/", retries=1)
     assert refusal(dead, "a").startswith("reward mine: http://127.0.0.1:9/: no answer (")
@@ -188,6 +195,11 @@ def test_a_child_is_kept_and_scores_in_order(scorer):
     assert scorer(images(1), ["abc"]).tolist() == [4]
     assert child_of(tuple(scorer.command))._process is process
     assert isinstance(scorer, Reward)
+
+
+def test_the_last_answer_of_a_child_needs_no_line_break():
+    once = child("import sys; input(); sys.stdout.write('{\"scores\": [3]}')")
+    assert once(images(5), ["a"]).tolist() == [3]
 
 
 def test_a_child_that_dies_is_started_anew_and_its_last_words_are_shown(scorer, tmp_path):

@@ -79,6 +79,7 @@ def source(
         "batch_size": 4,
         "micro_batch_size": 4,
         "shuffle_buffer": 8,
+        "max_broken": 0.5,
         "prompt_dropout": 0.0,
         "seed": 3,
     }
@@ -289,7 +290,7 @@ def test_small_images_are_counted_and_replaced(tmp_path, caplog):
     with pytest.raises(DataError) as caught:
         source(path, rules=GroupRules(min_size=17))(0)
     assert str(caught.value) == (
-        f"{path}: each group of a whole epoch has an image whose shorter side is below min_size, 17 px. "
+        f"{path}: each group of 40 rows has an image whose shorter side is below min_size, 17 px. "
         "Lower min_size, or give larger images."
     )
 
@@ -399,8 +400,23 @@ def test_samples_with_missing_members_are_counted(tmp_path):
 
 def test_nothing_but_broken_images_is_refused(tmp_path):
     path = write(tmp_path / "broken", image=lambda number, brightness: b"")
-    with pytest.raises(DataError, match="no row of a whole epoch can be read; .* got 0 bytes"):
+    with pytest.raises(DataError, match="none of 24 rows can be read; .* got 0 bytes"):
         source(path)(0)
+
+
+def test_what_has_nothing_is_not_read_to_its_end(tmp_path, monkeypatch):
+    path = tmp_path / "train.parquet"
+    row = {"caption": "x", "jpg_0": b"", "jpg_1": b"", "label_0": 1.0}
+    pq.write_table(pa.Table.from_pylist([row] * 400), path, row_group_size=4)
+    stream, num_read = source(path, max_broken=0.05, shuffle_buffer=16, ahead=0), []
+    real = stream.stream.read
+    monkeypatch.setattr(
+        stream.stream, "read", lambda pieces: (num_read.append(row) or row for row in real(pieces))
+    )
+    with pytest.raises(DataError, match=r"none of 24 rows can be read; "):
+        stream(0)
+    assert len(num_read) == 24  # windows of 4 rows, until there are more than a twentieth of 400
+    assert all(found.broken.__traceback__ is None for found in stream.reader._barren.values())
 
 
 def test_too_many_broken_rows_stop_the_run_and_fewer_are_told_at_its_end(data, caplog):

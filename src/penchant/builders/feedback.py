@@ -190,7 +190,8 @@ def _unscored(candidate: Candidate) -> Candidate:
     """The candidate without its scores, which are kept under `meta`."""
     if not candidate.scores:
         return candidate
-    return replace(candidate, scores={}, meta={**candidate.meta, "earlier_scores": dict(candidate.scores)})
+    earlier = {**candidate.meta.get("earlier_scores", {}), **candidate.scores}
+    return replace(candidate, scores={}, meta={**candidate.meta, "earlier_scores": earlier})
 
 
 def _judged(judge: Reward, example: Example, min_gap: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Axes: L lanes.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, compress, islice
@@ -109,7 +109,7 @@ class Stream:
                 joined.update(f"{file.name} {file.stat().st_size} {list(part.blocks)}\n".encode())
         return joined.hexdigest()
 
-    def read(self, pieces: list[Piece]) -> Iterator[Example | DataError]:
+    def read(self, pieces: Sequence[Piece]) -> Iterator[Example | DataError]:
         """The rows of some pieces; of a row that is broken, what is wrong with it."""
         for piece in pieces:
             firsts = self._firsts[piece.part]

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -132,6 +133,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def _write(pipe: IO[bytes], questions: "queue.SimpleQueue[bytes]") -> None:
     """Write the lines of a queue up to an empty one; that a child has ended is told by its answers' end."""
     with contextlib.suppress(OSError), pipe:
@@ -144,6 +153,6 @@ def _read(pipe: IO[bytes], lines: "queue.SimpleQueue[bytes]") -> None:
     """Put every whole line into the queue, and an empty one at the end."""
     with contextlib.suppress(OSError), pipe:
         for line in pipe:
-            if line.endswith(b"\n"):  # else the child has ended in the middle of it
+            if line.endswith(b"\n") or _is_json(line):  # else the child has ended in the middle of it
                 lines.put(line)
     lines.put(b"")

@@ -126,9 +126,8 @@ class Http:
                         f"reward {self.name}: {self.url}: too long an answer, got more than "
                         f"{_LONGEST_ANSWER} bytes."
                     )
-            told = response.headers.get("Content-Length", "")
-            if told.isdecimal() and len(body) < int(told):  # which `read1` leaves to us
-                raise IncompleteRead(body, int(told) - len(body))
+            if response.length:  # what is left of a length that was told, which `read1` leaves to us
+                raise IncompleteRead(body, response.length)
             return body
 
 

@@ -158,6 +158,7 @@ class SourceMaker:
             batch_size=run.training.batch_size,
             micro_batch_size=self._micro_batch_size,
             shuffle_buffer=run.data.shuffle_buffer,
+            max_broken=run.data.max_broken,
             prompt_dropout=run.data.prompt_dropout,
             seed=run.seed,
             process=self.accelerator.process_index,

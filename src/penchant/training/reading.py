@@ -9,13 +9,13 @@ Axes: B groups, L lanes.
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from penchant.data.buckets import Size
 from penchant.data.images import is_small
 from penchant.data.rows import Candidate, Example, GroupRules
-from penchant.data.stream import Stream
+from penchant.data.stream import Piece, Stream
 from penchant.errors import DataError
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 LANES = 8
 """Lanes at most; their number divides the batch, whatever the number of processes."""
+
+FEW = 4096
+"""So many rows without a usable group are passed over in any stream, if none of them is broken."""
 
 Entry = Group | DataError
 
@@ -91,6 +94,7 @@ class Reader:
         *,
         batch_size: int,
         shuffle_buffer: int,
+        max_broken: float,
         seed: int,
         process: int,
         num_processes: int,
@@ -106,6 +110,8 @@ class Reader:
         self.seed, self.batch_size = seed, batch_size
         self.places = range(process, batch_size, num_processes)
         self.window = -(-shuffle_buffer // self.num_lanes)
+        self._most_broken = max(shuffle_buffer, int(max_broken * len(stream)))
+        self._most_unfit = max(shuffle_buffer, len(stream) // self.num_lanes, FEW)
         self._windows: dict[int, tuple[Window, list[Entry]]] = {}
         self._barren: dict[Window, Found] = {}
 
@@ -113,7 +119,8 @@ class Reader:
         """The groups of optimizer step `step`, from 0.
 
         Raises:
-            DataError: No row of the epoch can be read, or none is large enough.
+            DataError: Whole windows have no group that can be read and is large enough: of more rows than may
+                be broken, or, where none is broken, of more than `FEW` and than a lane has.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         draws = Randomness(run=self.seed, epoch=epoch)
@@ -156,7 +163,8 @@ class Reader:
                 return found.group, broken, small
             if window not in self._barren:
                 self._remember(window, found)
-        raise DataError(f"{self.stream.path}: {self._why_none(broken, small)}")
+                self._require_hope(draws)
+        raise DataError(f"{self.stream.path}: {self._why_none(broken, small, len(self.stream))}")
 
     def _windows_from(self, draws: Randomness, lane: int, number: int) -> Iterator[Window]:
         """A window, then those that stand in for it: the others of its lane, then those of other lanes."""
@@ -198,18 +206,31 @@ class Reader:
                 found.broken or f"an image is below min_size, {self.rules.min_size} px.",
             )
         self._barren = {known: why for known, why in self._barren.items() if known[0] == window[0]}
-        self._barren[window] = found
+        said = None if found.broken is None else DataError(str(found.broken))  # the first one holds the rows
+        self._barren[window] = replace(found, broken=said)
 
-    def _why_none(self, broken: DataError | None, small: bool) -> str:
+    def _require_hope(self, draws: Randomness) -> None:
+        """Give up where too many rows in a row have nothing, before all of the data is read for one group."""
+        for is_broken, most in ((True, self._most_broken), (False, self._most_unfit)):
+            barren = {
+                w: found for w, found in self._barren.items() if (found.broken is not None) is is_broken
+            }
+            num_rows = sum(piece.stop - piece.start for w in barren for piece in self._pieces(draws, w))
+            if num_rows > most:
+                broken = next((found.broken for found in barren.values()), None)
+                small = any(found.small for found in barren.values())
+                raise DataError(f"{self.stream.path}: {self._why_none(broken, small, num_rows)}")
+
+    def _why_none(self, broken: DataError | None, small: bool, num_rows: int) -> str:
         if broken is not None:
-            return f"no row of a whole epoch can be read; {broken}"
+            return f"none of {num_rows} rows can be read; {broken}"
         if small:
             return (
-                "each group of a whole epoch has an image whose shorter side is below min_size, "
+                f"each group of {num_rows} rows has an image whose shorter side is below min_size, "
                 f"{self.rules.min_size} px. Lower min_size, or give larger images."
             )
         return (
-            f"no usable group of shape {self.shape.value} in {len(self.stream)} rows. "
+            f"no usable group of shape {self.shape.value} in {num_rows} rows. "
             f"Are all ties, or of another split? {needs(self.shape, self.rules)}"
         )
 
@@ -222,9 +243,13 @@ class Reader:
 
     def _read(self, draws: Randomness, window: Window) -> list[Entry]:
         _, lane, number = window
-        pieces = self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows[number]
-        entries = [entry for row in self.stream.read(pieces) for entry in self._entries_of(row)]
+        rows = self.stream.read(self._pieces(draws, window))
+        entries = [entry for row in rows for entry in self._entries_of(row)]
         return [entries[at] for at in draws.permutation(len(entries), f"window {lane}/{number}")]
+
+    def _pieces(self, draws: Randomness, window: Window) -> Sequence[Piece]:
+        _, lane, number = window
+        return self.stream.lanes(draws, self.num_lanes, self.window)[lane].windows[number]
 
     def _entries_of(self, row: Example | DataError) -> Iterator[Entry]:
         if isinstance(row, DataError):

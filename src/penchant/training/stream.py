@@ -56,6 +56,7 @@ class StreamSource:
         batch_size: Groups per optimizer step, over all processes and pieces.
         micro_batch_size: Groups that go through the network at once, per process.
         shuffle_buffer: Rows among which an epoch is shuffled, over all lanes.
+        max_broken: Share of the rows up to which whole windows may be broken, in [0, 1].
         prompt_dropout: Chance that a group sees the empty prompt.
         seed: Seed of the run.
         process: Number of this process.
@@ -77,6 +78,7 @@ class StreamSource:
         batch_size: int,
         micro_batch_size: int,
         shuffle_buffer: int,
+        max_broken: float,
         prompt_dropout: float,
         seed: int,
         process: int = 0,
@@ -91,6 +93,7 @@ class StreamSource:
             preparation,
             batch_size=batch_size,
             shuffle_buffer=shuffle_buffer,
+            max_broken=max_broken,
             seed=seed,
             process=process,
             num_processes=num_processes,
