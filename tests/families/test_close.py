@@ -93,15 +93,26 @@ def test_a_part_that_is_empty(build, part, tmp_path):
     )
 
 
-@pytest.mark.parametrize("part", ["text_encoder_3", "tokenizer_3"])
-def test_half_a_text_encoder(part, tmp_path):
+def test_a_text_encoder_without_its_tokenizer(tmp_path):
     folder = tiny.stable_diffusion_3(tmp_path / "model")
-    changed(folder / "model_index.json", **{part: [None, None]})
+    changed(folder / "model_index.json", tokenizer_3=[None, None])
     assert refused(folder) == (
-        f"run.yaml: model: {folder}: {part} is empty in model_index.json, but text_encoder_3 and tokenizer_3 "
-        "belong together. Give a folder that holds both, or name both as [null, null] if the model is used "
-        "without."
+        f"run.yaml: model: {folder}: tokenizer_3 is empty in model_index.json, but text_encoder_3 is not. "
+        "Give a folder that holds both, or name both as [null, null] if the model is used without."
     )
+
+
+def test_a_tokenizer_that_is_left_without_its_text_encoder(tmp_path):
+    folder = tiny.stable_diffusion_3(tmp_path / "model")
+    changed(folder / "model_index.json", text_encoder_3=[None, None])
+    states = families.load(str(folder)).encode_prompts(["a fish"])["prompt"]
+    assert states[:, -families.sd3.T5_LIMIT :].abs().max() == 0
+
+
+def test_a_square_that_is_named_by_two_sides(tmp_path):
+    folder = tiny.stable_diffusion(tmp_path / "model")
+    changed(folder / "unet" / "config.json", sample_size=[8, 8])
+    assert families.load(str(folder)).sample_shape[1:] == (8, 8)
 
 
 def test_a_scheduler_of_another_kind(tmp_path):

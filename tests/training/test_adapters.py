@@ -84,9 +84,18 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
         ),
         (
             {f"unet.{LAYER}.lora_magnitude_vector": (16,)},
-            f"is in another form: it holds 'unet.{LAYER}.lora_magnitude_vector', which is no factor of a "
-            "LoRA as diffusers writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and "
-            "call save_lora_weights.",
+            f"is no plain LoRA: it holds 'unet.{LAYER}.lora_magnitude_vector', as of DoRA, of biases, or of "
+            "another trainer's form. Give one that holds lora_A.weight and lora_B.weight alone.",
+        ),
+        ({f"unet.{LAYER}.lora_A.weight": (2,)}, "is no plain LoRA: it holds"),
+        (
+            {
+                f"unet.{LAYER}.lora_A.weight": (2, 16),
+                f"unet.{LAYER}.lora_B.weight": (16, 2),
+                f"unet.{LAYER[:-4]}to_k.lora.down.weight": (2, 16),
+                f"unet.{LAYER[:-4]}to_k.lora.up.weight": (16, 2),
+            },
+            "does not fit the model (",
         ),
         (
             {f"unet.{LAYER}.lora_A.weight": (2, 16), f"unet.{LAYER}.lora_B.weight": (64, 2)},

@@ -301,12 +301,14 @@ def encoding_for_ever(place, file):
         time.sleep(120)
 
     assemble.encode_stored = encode_stored
-    small.line("train", file)
+    small.line("train", file, "--overwrite")
 
 
 def test_the_end_of_a_process_has_its_name_before_the_first_step_too(launcher, raw_of, tmp_path):
     file, logs = tmp_path / "run.yaml", (tmp_path / "0.log", tmp_path / "1.log")
-    file.write_text(json.dumps(raw_of("lora", tmp_path / "out")), encoding="utf-8")
+    raw = raw_of("lora", tmp_path / "out")
+    small.train(raw)  # an earlier run in the folder, whose checkpoints say nothing of this one
+    file.write_text(json.dumps(raw), encoding="utf-8")
     processes = launcher.start_two(partial(encoding_for_ever, str(tmp_path), str(file)), outputs=logs)
     while processes[1].is_alive() and not all((tmp_path / rank).exists() for rank in "01"):
         time.sleep(0.01)

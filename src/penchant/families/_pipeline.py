@@ -102,7 +102,7 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
 
 
 def _require_parts(kind: Any, folder: Path, replaced: Mapping[str, object]) -> None:
-    """Refuse an index that leaves a part empty which the pipeline needs, or half of a text encoder."""
+    """Refuse an index that leaves a part empty which the pipeline needs, or the tokenizer of a text encoder."""
     index = _folder.index_of(folder, str(folder))
     named, optional = _folder.parts_of(index), (*kind._optional_components, *replaced)
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
@@ -112,14 +112,12 @@ def _require_parts(kind: Any, folder: Path, replaced: Mapping[str, object]) -> N
                 f"{folder}: {name} is empty in {_folder.INDEX}, but a {kind.__name__} needs it. Give a "
                 "folder that holds it."
             )
-    for encoder in (name for name in index if name.startswith("text_encoder")):
-        pair = encoder, encoder.replace("text_encoder", "tokenizer")
-        missing = [name for name in pair if name not in named]
-        if len(missing) == 1:
+    for encoder in (name for name in named if name.startswith("text_encoder")):
+        tokenizer = encoder.replace("text_encoder", "tokenizer")
+        if tokenizer in index and tokenizer not in named:
             raise ModelError(
-                f"{folder}: {missing[0]} is empty in {_folder.INDEX}, but {' and '.join(pair)} belong "
-                "together. Give a folder that holds both, or name both as [null, null] if the model is used "
-                "without."
+                f"{folder}: {tokenizer} is empty in {_folder.INDEX}, but {encoder} is not. Give a folder that "
+                "holds both, or name both as [null, null] if the model is used without."
             )
 
 
@@ -195,9 +193,11 @@ def side_of(pipeline: Any, part: str) -> int:
     """Side of the latents that a network draws, as its configuration says; diffusers has no default for it.
 
     Raises:
-        ModelError: It names none, or two.
+        ModelError: It names none, or two that differ.
     """
     side = getattr(pipeline, part).config.sample_size
+    if isinstance(side, list | tuple) and len(set(side)) == 1:
+        side = side[0]
     if not isinstance(side, int):
         raise ModelError(
             f"{part}/config.json: sample_size must be a whole number, the side of a latent, got {side}. "

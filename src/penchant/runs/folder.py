@@ -156,9 +156,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.manifest}: cannot be read as JSON ({error}). Put the old one back, or train again."
             ) from error
-        if not isinstance(known, dict) or not isinstance(known.get("model_hash"), str):
+        wanted = ("model_hash", "data_hash")
+        if not isinstance(known, dict) or not all(isinstance(known.get(name), str) for name in wanted):
             raise RunFolderError(
-                f"{self.manifest}: must be an object with model_hash, as training writes it, got "
+                f"{self.manifest}: must be an object with {' and '.join(wanted)}, as training writes it, got "
                 f"{shown(known)}. Put the old one back, or train again."
             )
         return known
@@ -237,7 +238,8 @@ def give_usual_rights(folder: Path) -> None:
     """Let whoever may read new files read those of a folder; safetensors are written for the owner alone."""
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~_umask())
+            with contextlib.suppress(PermissionError):  # some disks know no rights
+                path.chmod(0o666 & ~_umask())
 
 
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from penchant.runs.schema import HELD_OUT, RunFile
 from penchant.runs.train import train
 
 FILE: Final = "sweep.json"
-VERSION: Final = 1
+VERSION: Final = 2
 _RULED: Final = ("training.steps", "evaluation", "output")
 """Options that may not differ: the stops set the first, and the others would compare unlike things."""
 

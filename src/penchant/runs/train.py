@@ -67,27 +67,47 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     log.set_up()
     console = console if log.is_main_process() else Console(quiet=True)
     accelerator, progress = distributed.accelerator(), Progress()
-    with _one_voice(accelerator, folder, progress):
+    with _one_voice(accelerator, folder, progress, resume=resume):
         _train(run, folder, accelerator, progress, resume=resume, console=console, where=where)
 
 
 @contextmanager
-def _one_voice(accelerator: Accelerator, folder: RunFolder, progress: Progress) -> Iterator[None]:
+def _one_voice(
+    accelerator: Accelerator, folder: RunFolder, progress: Progress, *, resume: bool
+) -> Iterator[None]:
     """Inside, of several processes one says an error that all have, and the end of one has a name."""
     if accelerator.num_processes == 1:
         yield
         return
+
+    def loss_of(ranks: list[int]) -> TrainingStopped:
+        """The error that names the processes that have ended, and how to go on."""
+        return TrainingStopped(
+            f"step {progress.step + 1}: rank {' and '.join(map(str, ranks))} of {accelerator.num_processes} "
+            "processes has ended: killed, out of memory, or by an error of its own. "
+            + _way_out(folder, begun=resume or progress.step > 0)
+        )
+
+    def end_of() -> PenchantError:
+        """Why this process was told to end between steps."""
+        if ranks := presence.lost():
+            return loss_of(ranks)
+        way_out = _way_out(folder, begun=resume or progress.step > 0)
+        return Interrupted(
+            f"stopped by SIGTERM after step {progress.step}. {way_out}", signal_number=signal.SIGTERM
+        )
+
     with Presence.of_launch(accelerator.process_index, accelerator.num_processes) as presence:
         try:
             try:
-                with _ended_by_launcher(lambda: _end_of(presence, accelerator, folder, progress)):
+                with _ended_by_launcher(end_of):
                     yield
             except RuntimeError as error:
                 with stop_on_signals():  # launchers send one, and the sentence takes a moment
                     ranks = presence.lost()
                     if not ranks:
                         raise
-                    raise TrainingStopped(_loss_of(ranks, accelerator, folder, progress)) from error
+                    raise loss_of(ranks) from error
         except PenchantError as error:
             if presence.says(str(error)):
                 raise
@@ -115,27 +135,9 @@ def _ended_by_launcher(reason: Callable[[], PenchantError]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end_of(
-    presence: Presence, accelerator: Accelerator, folder: RunFolder, progress: Progress
-) -> PenchantError:
-    """Why this process was told to end between steps."""
-    if ranks := presence.lost():
-        return TrainingStopped(_loss_of(ranks, accelerator, folder, progress))
-    return Interrupted(
-        f"stopped by SIGTERM after step {progress.step}. {_way_out(folder)}", signal_number=signal.SIGTERM
-    )
-
-
-def _loss_of(ranks: list[int], accelerator: Accelerator, folder: RunFolder, progress: Progress) -> str:
-    """The sentence that names the processes that have ended, and how to go on."""
-    return (
-        f"step {progress.step + 1}: rank {' and '.join(map(str, ranks))} of {accelerator.num_processes} "
-        f"processes has ended: killed, out of memory, or by an error of its own. {_way_out(folder)}"
-    )
-
-
-def _way_out(folder: RunFolder) -> str:
-    place = latest(folder.checkpoints)
+def _way_out(folder: RunFolder, *, begun: bool) -> str:
+    """How to go on; checkpoints of a run that has not begun are of an earlier one in the same folder."""
+    place = latest(folder.checkpoints) if begun else None
     if place is None:
         return "No checkpoint is written yet; start again with --overwrite."
     return f"The checkpoint {place.name} is whole; go on with --resume."

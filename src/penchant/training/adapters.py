@@ -80,7 +80,7 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         network.set_adapter(POLICY)
         train_only_adapter(network)
         _fill(network, stored, part)  # again: the first time they took the type of the network
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # KeyError: half in diffusers' older names
         raise _misfit(path, error) from error
 
 
@@ -165,11 +165,10 @@ def _require_same_family(network: nn.Module, shapes: Mapping[str, list[int]], pa
     weights = dict(network.named_parameters())
     for key, shape in shapes.items():
         name, _, factor = key.removeprefix(f"{part}.").partition(".lora_")
-        if factor not in ("A.weight", "B.weight"):
+        if factor not in ("A.weight", "B.weight") or len(shape) < 2:
             raise ModelError(
-                f"{where} is in another form: it holds {key!r}, which is no factor of a LoRA as diffusers "
-                "writes it (lora_A.weight, lora_B.weight). Load it once with diffusers and call "
-                "save_lora_weights."
+                f"{where} is no plain LoRA: it holds {key!r}, as of DoRA, of biases, or of another trainer's "
+                "form. Give one that holds lora_A.weight and lora_B.weight alone."
             )
         side, channels = ("input", shape[1]) if factor[0] == "A" else ("output", shape[0])
         weight = weights.get(f"{name}.weight")
