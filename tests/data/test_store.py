@@ -1,8 +1,10 @@
+import json
 import os
 
 import pytest
 
 from penchant.data import store
+from penchant.data.columns import Columns
 from penchant.data.rows import as_pairs, as_ranked, as_unary
 from penchant.data.stream import open_stream
 from penchant.errors import DataError
@@ -69,6 +71,24 @@ def test_a_file_of_another_split_by_its_name_may_hold_something_else(tmp_path, p
     data = store.read(tmp_path, split="train")
     assert len(data) == 2 and data.content_hash == alone
     assert refused(tmp_path, split="dev") == f"{tmp_path}: unknown split 'dev'. Known: test, train."
+
+
+def test_a_file_that_may_hold_the_split_is_never_dropped_unread(tmp_path, pickapic):
+    pickapic(2, name="a.parquet", split=["train"] * 2)
+    other = pickapic(2, name="latest test.parquet", split=["train"] * 2)
+    assert len(store.read(tmp_path, split="train")) == 4
+    other.write_bytes(other.read_bytes()[:-9])
+    assert refused(tmp_path, split="train").startswith(f"{other}: not a complete parquet file")
+
+
+def test_a_group_in_two_files_of_another_split_is_refused(tmp_path):
+    for name in ("test_a", "test_b"):
+        lines = [{"i": f"{name}{n}.png", "r": n, "g": 7, "s": "train"} for n in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    columns = Columns(images=("i",), ranks=("r",), group="g", split="s")
+    assert "column 'g': rows of a group must stand in one file" in refused(
+        tmp_path, split="train", columns=columns
+    )
 
 
 def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):

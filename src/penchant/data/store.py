@@ -20,7 +20,7 @@ from penchant.data.recent import Recent
 from penchant.data.rows import Example
 from penchant.data.tables import JsonLines, JsonList, Shared, json_entries
 from penchant.data.webdataset import TarSamples
-from penchant.errors import DataError
+from penchant.errors import DataError, LayoutError
 
 File = TypeVar("File", bound=Place)
 
@@ -174,7 +174,7 @@ def _opened_or_none(file: File, shared: Shared, opened: Callable[[File, Shared],
     """The rows of a file that tells another split; None if it holds something else, such as bare prompts."""
     try:
         return opened(file, shared)
-    except DataError:
+    except LayoutError:
         return None
 
 
@@ -280,7 +280,7 @@ def _mapped(
 
 
 def _refuse(table: Table) -> Rows:
-    raise DataError(
+    raise LayoutError(
         f"{table.path}: unknown layout, got {', '.join(table.names)}. "
         "Say with `data.columns` (typed: `--column`) what these mean."
     )
