@@ -91,6 +91,24 @@ def test_a_group_in_two_files_of_another_split_is_refused(tmp_path):
     )
 
 
+def test_files_of_other_splits_stay_closed_where_one_tells_the_split(tmp_path, pickapic, monkeypatch):
+    for name in ("train/0000", "train/0001", "validation/0000"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pickapic(2, name=f"{name}.parquet", split=["train", "validation"])
+    opened, real = [], store._open
+    monkeypatch.setattr(store, "_open", lambda file, *rest: opened.append(file) or real(file, *rest))
+    assert len(open_stream(tmp_path, split="validation")) == 1
+    assert opened == [tmp_path / "validation" / "0000.parquet"]
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "data-00000-of-00001.parquet"])
+def test_rows_of_a_numbered_shard_keep_their_splits(tmp_path, pickapic, name):
+    path = pickapic(3, name=name, split=["train", "validation", None])
+    for place in (path, tmp_path):
+        assert [example.prompt for example in store.read(place, split="validation")] == ["prompt 1"]
+        assert store.read(place, split="train")[0].prompt == "prompt 0"
+
+
 def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):
     path = tmp_path / "pairs.xlsx"
     path.write_text("x")
