@@ -4,6 +4,7 @@ PenchantError
   ConfigError        a run file or option is wrong              (exit 2)
   CompositionError   slots of a method do not fit together      (exit 2)
   DataError          a data file or a row of it is wrong        (exit 2)
+    LayoutError      a data file is of no known layout          (exit 2)
   ModelError         a model folder or weight file is wrong     (exit 2)
   RewardError        a reward gives no usable scores            (exit 2)
   RunFolderError     a run folder cannot be used or written     (exit 2)
@@ -34,6 +35,10 @@ class CompositionError(PenchantError):
 
 class DataError(PenchantError):
     """A data file, or a row of it, is wrong."""
+
+
+class LayoutError(DataError):
+    """A data file has no known layout, or not the columns that it is to be read by."""
 
 
 class ModelError(PenchantError):

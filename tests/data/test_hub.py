@@ -8,7 +8,8 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import errors
 
-from penchant.data import hub
+from penchant.data import hub, store
+from penchant.data.columns import Columns
 from penchant.data.stream import open_remote_stream
 from penchant.errors import DataError
 
@@ -79,6 +80,16 @@ def test_a_stream_reads_the_hub_in_pieces_without_a_download(monkeypatch, tmp_pa
     assert len(stream) == 6 and len(stream.content_hash) == 64
     with pytest.raises(DataError, match="datasets/o/n@v2/8k: unknown split 'dev'. Known: test, train."):
         open_remote_stream(data, split="dev", where="x")
+    opened, real = [], store._open
+    monkeypatch.setattr(store, "_open", lambda file, *rest: opened.append(file.name) or real(file, *rest))
+    with pytest.raises(DataError, match="unknown split"):
+        open_remote_stream(data, split="dev", where="x")
+    assert opened == [], "requests are made only if the map names the column of the split"
+    pq.write_table(pa.table(rows | {"part": ["dev", "test", None]}), folder / "test-00000-of-00002.parquet")
+    columns = Columns(prompt="prompt", images=("chosen", "rejected"), split="part")
+    table = hub.RemoteData(data.root, [file for file in data.files if file.name.startswith("test")])
+    assert len(open_remote_stream(table, split="dev", columns=columns, where="x")) == 1
+    assert len(open_remote_stream(table, split="test", columns=columns, where="x")) == 2
     plain = hub.RemoteData("datasets/o/n", [file for file in data.files if file.suffix == ".py"])
     with pytest.raises(DataError, match="x: no .parquet, .tar in datasets/o/n, which can be read from afar."):
         open_remote_stream(plain, where="x")

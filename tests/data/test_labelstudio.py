@@ -3,6 +3,7 @@ import json
 import pytest
 
 from penchant.data import store
+from penchant.data.rows import as_pairs
 from penchant.errors import DataError
 
 
@@ -49,6 +50,24 @@ def test_left_and_right_are_what_their_keys_say(export, encoded):
         example = store.read(path)[0]
         assert [candidate.content() for candidate in example.candidates] == [encoded("red"), encoded("blue")]
         assert example.preference == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "swapped"),
+    [
+        ("left_bright", "left_dark", False),
+        ("bright", "left", False),
+        ("right_or_left", "left", False),
+        ("right-left", "left-right", False),
+        ("rightImage", "leftImage", True),
+        ("IMAGE_RIGHT", "IMAGE_LEFT", True),
+        ("right_bright", "left_bright", True),
+    ],
+)
+def test_a_side_is_a_whole_word_of_one_key_alone(export, encoded, first, second, swapped):
+    path = export(vote("left"), image1=None, image2=None, **{first: "a.png", second: "b.png"})
+    [winner, _] = as_pairs(store.read(path)[0])[0]
+    assert winner.content() == encoded("blue" if swapped else "red")
 
 
 def test_a_tie_of_votes_is_a_tie_and_no_vote_is_no_preference(export):

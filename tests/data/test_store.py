@@ -1,8 +1,10 @@
+import json
 import os
 
 import pytest
 
 from penchant.data import store
+from penchant.data.columns import Columns
 from penchant.data.rows import as_pairs, as_ranked, as_unary
 from penchant.data.stream import open_stream
 from penchant.errors import DataError
@@ -69,6 +71,42 @@ def test_a_file_of_another_split_by_its_name_may_hold_something_else(tmp_path, p
     data = store.read(tmp_path, split="train")
     assert len(data) == 2 and data.content_hash == alone
     assert refused(tmp_path, split="dev") == f"{tmp_path}: unknown split 'dev'. Known: test, train."
+
+
+def test_a_file_that_may_hold_the_split_is_never_dropped_unread(tmp_path, pickapic):
+    pickapic(2, name="a.parquet", split=["train"] * 2)
+    other = pickapic(2, name="latest test.parquet", split=["train"] * 2)
+    assert len(store.read(tmp_path, split="train")) == 4
+    other.write_bytes(other.read_bytes()[:-9])
+    assert refused(tmp_path, split="train").startswith(f"{other}: not a complete parquet file")
+
+
+def test_a_group_in_two_files_of_another_split_is_refused(tmp_path):
+    for name in ("test_a", "test_b"):
+        lines = [{"i": f"{name}{n}.png", "r": n, "g": 7, "s": "train"} for n in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    columns = Columns(images=("i",), ranks=("r",), group="g", split="s")
+    assert "column 'g': rows of a group must stand in one file" in refused(
+        tmp_path, split="train", columns=columns
+    )
+
+
+def test_files_of_other_splits_stay_closed_where_one_tells_the_split(tmp_path, pickapic, monkeypatch):
+    for name in ("train/0000", "train/0001", "validation/0000"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pickapic(2, name=f"{name}.parquet", split=["train", "validation"])
+    opened, real = [], store._open
+    monkeypatch.setattr(store, "_open", lambda file, *rest: opened.append(file) or real(file, *rest))
+    assert len(open_stream(tmp_path, split="validation")) == 1
+    assert opened == [tmp_path / "validation" / "0000.parquet"]
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "data-00000-of-00001.parquet"])
+def test_rows_of_a_numbered_shard_keep_their_splits(tmp_path, pickapic, name):
+    path = pickapic(3, name=name, split=["train", "validation", None])
+    for place in (path, tmp_path):
+        assert [example.prompt for example in store.read(place, split="validation")] == ["prompt 1"]
+        assert store.read(place, split="train")[0].prompt == "prompt 0"
 
 
 def test_an_unknown_file_type_is_named_with_the_known_ones(tmp_path):

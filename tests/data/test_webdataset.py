@@ -62,6 +62,11 @@ def test_what_is_preferred_counts_wherever_the_prompt_stands(tar, encoded, judge
     assert (example.prompt, example.preference) == ("a cat", preference)
 
 
+def test_a_class_in_the_json_says_nothing_of_what_is_preferred(tar, encoded):
+    (example,) = store.read(tar(sample("a", encoded, label=3)))
+    assert (example.preference, example.provenance) == ((1.0, 0.0), {"label": 3})
+
+
 def test_a_sample_with_scores_is_never_read_as_best_first(tar, encoded, monkeypatch):
     without, scored = sample("a", encoded), sample("b", encoded, scores=[0, 1])
     path = tar([*without, *scored])

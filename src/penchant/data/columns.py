@@ -14,7 +14,7 @@ from typing import Any, Protocol, final
 from penchant.data.dataset import Header
 from penchant.data.paths import Place, image_at
 from penchant.data.rows import Candidate, Example
-from penchant.errors import ConfigError, DataError
+from penchant.errors import ConfigError, DataError, LayoutError
 
 RULES = ("scores", "ranks", "votes", "winner", "label")
 """Columns that say what was preferred; a table has one of them, or its images stand best first."""
@@ -136,7 +136,7 @@ class ColumnRows:
         files: The files of the table, and after `headers()` the images that it names.
 
     Raises:
-        DataError: A column of the map is not in the table; names it and those that are there.
+        LayoutError: A column of the map is not in the table; names it and those that are there.
     """
 
     def __init__(self, table: Table, columns: Columns, *, absent: Sequence[str] = ()) -> None:
@@ -152,7 +152,7 @@ class ColumnRows:
         self.blocks, self.files = table.blocks, table.files
         unknown = [name for name in (*columns.light, *columns.images) if name not in table.names]
         if unknown:
-            raise DataError(
+            raise LayoutError(
                 f"{table.path}: no column {', '.join(map(repr, unknown))} as `columns` names it. "
                 f"There are: {', '.join(table.names)}."
             )

@@ -7,6 +7,7 @@ no export of a running Label Studio was at hand.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -68,8 +69,12 @@ def row_of(task: Mapping[str, Any], *, number: int, where: str) -> dict[str, Any
 
 def _left_first(first: str, second: str) -> tuple[str, str]:
     """The names of the two images, the left one first: by their words, else in the order of the task."""
-    swapped = "right" in first.lower() and "left" in second.lower()
-    return (second, first) if swapped else (first, second)
+    return (second, first) if (_sides(first), _sides(second)) == ({"right"}, {"left"}) else (first, second)
+
+
+def _sides(name: str) -> set[str]:
+    """Which of `left` and `right` are words of a name, as in `image_left`, `LEFT-1` and `leftImage`."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)} & set(_SIDES)
 
 
 def _side(result: Mapping[str, Any], where: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from penchant.data.columns import RULES, Columns, Table
+from penchant.data.columns import Columns, Table
 from penchant.data.tables import Grouped, Shared
 from penchant.data.webdataset import IMAGES
 
@@ -101,7 +101,7 @@ def _webdataset(prompt: str) -> tuple[Layout, ...]:
     best_first = Columns(prompt=prompt, images=(IMAGES,))
     return (
         *(Layout(f"WebDataset with {name}", columns, "docs/data.md") for name, columns in judged.items()),
-        Layout("WebDataset, best first", best_first, "docs/data.md", absent=RULES),
+        Layout("WebDataset, best first", best_first, "docs/data.md", absent=tuple(judged)),
     )
 
 

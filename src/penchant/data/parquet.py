@@ -15,7 +15,7 @@ from penchant.data.dataset import Header
 from penchant.data.paths import Place
 from penchant.data.recent import Cuts, Recent
 from penchant.data.rows import SCHEMA_VERSION, Example, from_dict, require_known_version, to_dict
-from penchant.errors import DataError
+from penchant.errors import DataError, LayoutError
 
 _VERSION_KEY = b"penchant.schema_version"
 _CANDIDATE = pa.struct(
@@ -186,9 +186,9 @@ def native_rows(groups: RowGroups) -> NativeRows | None:
 
 
 def require_column(groups: RowGroups, name: str, *, known: Iterable[str]) -> None:
-    """Raise a DataError that lists the needed columns, if one is missing."""
+    """Raise a LayoutError that lists the needed columns, if one is missing."""
     if name not in groups.schema.names:
-        raise DataError(
+        raise LayoutError(
             f"{groups.path}: column {name!r}: missing, got {', '.join(groups.schema.names)}. "
             f"Needed: {', '.join(known)}."
         )

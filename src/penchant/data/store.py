@@ -20,7 +20,7 @@ from penchant.data.recent import Recent
 from penchant.data.rows import Example
 from penchant.data.tables import JsonLines, JsonList, Shared, json_entries
 from penchant.data.webdataset import TarSamples
-from penchant.errors import DataError
+from penchant.errors import DataError, LayoutError
 
 File = TypeVar("File", bound=Place)
 
@@ -77,7 +77,8 @@ def rows(
 ) -> Joined:
     """The rows of every file of a data set, opened but not read.
 
-    A file whose name tells another split is left out, unless one of its rows names this split.
+    A file whose name tells another split is left out. Only if no file tells this split are such files opened,
+    and those stay of which a row names it; what is no preference data is passed over.
 
     Args:
         path: As for `read`.
@@ -103,7 +104,7 @@ def rows(
             split,
             recent,
             lambda file, shared: _copy(file, columns, shared) or _open(file, columns, shared, place),
-            lambda file: _names_splits(file, columns),
+            look_inside=columns is None or columns.split is not None,
         )
     except OSError as error:
         raise _unreadable(path, error, where) from error
@@ -112,7 +113,10 @@ def rows(
 def remote_rows(
     data: RemoteData, *, split: str | None, columns: Columns | None, recent: Recent, where: str
 ) -> Joined:
-    """The rows of a data set of the hub that is not downloaded; arguments and errors are those of `rows`."""
+    """The rows of a data set of the hub that is not downloaded; arguments and errors are those of `rows`.
+
+    Files of other splits are opened only if `columns` names the column of the split: each takes requests.
+    """
     for suffix in _REMOTE:
         if files := [file for file in data.files if file.suffix == suffix]:
             told = [(file, split_of(file.below(data.root))) for file in files]
@@ -122,7 +126,7 @@ def remote_rows(
                 split,
                 recent,
                 lambda file, shared: _open(file, columns, shared, f"{where}: "),
-                lambda file: _names_splits(file, columns),
+                look_inside=columns is not None and columns.split is not None,
             )
     raise DataError(
         f"{where}: no {', '.join(_REMOTE)} in {data.root}, which can be read from afar. "
@@ -136,18 +140,20 @@ def _joined(
     split: str | None,
     recent: Recent,
     opened: Callable[[File, Shared], Rows],
-    names_splits: Callable[[File], bool],
+    *,
+    look_inside: bool,
 ) -> Joined:
-    """The rows of the files that tell no other split, or have a row that names this one."""
+    """The rows of the files that tell no other split; if none tells this one, also of those that hold it."""
     chosen: list[tuple[Rows, str | None]] = []
     known: set[str] = set()
     last, groups = Recent(0), defaultdict[str | None, dict[Hashable, str]](dict)
+    look = look_inside and split not in [own for _, own in told]
     for file, own in told:
         shared = Shared(recent, last, groups[own])
         if split is None or own is None or own == split:
             chosen.append((opened(file, shared), own))
             continue
-        rows = _opened_or_none(file, shared, opened) if names_splits(file) else None
+        rows = _opened_or_none(file, shared, opened) if look else None
         parts = None if rows is None else rows.splits()
         named = {own} if parts is None else {part or own for part in parts}
         if rows is not None and split in named:
@@ -158,23 +164,11 @@ def _joined(
     return Joined([rows for rows, _ in chosen], [own for _, own in chosen])
 
 
-def _names_splits(file: Place, columns: Columns | None) -> bool:
-    """False if rows of a file name no splits, so that it need not be opened to find one.
-
-    That of a numbered shard is in its name: of hundreds on the hub, only those of the split are opened.
-    """
-    if _SHARD.fullmatch(file.name.removesuffix(file.suffix)) is not None:
-        return False
-    if columns is not None:
-        return columns.split is not None
-    return file.suffix.lower() in (".parquet", ".jsonl")
-
-
 def _opened_or_none(file: File, shared: Shared, opened: Callable[[File, Shared], Rows]) -> Rows | None:
     """The rows of a file that tells another split; None if it holds something else, such as bare prompts."""
     try:
         return opened(file, shared)
-    except DataError:
+    except LayoutError:
         return None
 
 
@@ -280,7 +274,7 @@ def _mapped(
 
 
 def _refuse(table: Table) -> Rows:
-    raise DataError(
+    raise LayoutError(
         f"{table.path}: unknown layout, got {', '.join(table.names)}. "
         "Say with `data.columns` (typed: `--column`) what these mean."
     )

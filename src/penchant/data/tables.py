@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 from penchant.data.columns import Table, row_or_error
 from penchant.data.lines import object_of
 from penchant.data.recent import BLOCK_ROWS, Cuts, Recent
-from penchant.errors import DataError
+from penchant.errors import DataError, LayoutError
 
 
 @final
@@ -198,7 +198,8 @@ class Grouped:
     part of the file is read once. One number per row of the table stays in memory, and the last 256 groups.
 
     Raises:
-        DataError: There is no such column, or a group goes on in another file.
+        LayoutError: There is no such column.
+        DataError: A group goes on in another file.
     """
 
     def __init__(self, table: Table, by: str, same: Sequence[str], shared: Shared) -> None:
@@ -214,7 +215,7 @@ class Grouped:
         self._table, self._by, self._same = table, by, frozenset((by, *same))
         self._last = shared.last
         if by not in table.names:
-            raise DataError(
+            raise LayoutError(
                 f"{table.path}: no column {by!r} as `columns` names it. There are: {', '.join(table.names)}."
             )
         self._members: list[list[int]] = []
