@@ -102,7 +102,7 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
 
 
 def _require_parts(kind: Any, folder: Path, replaced: Mapping[str, object]) -> None:
-    """Refuse an index that leaves a part empty which the pipeline needs, or the tokenizer of a text encoder."""
+    """Refuse an index without a part that the pipeline needs, or without the tokenizer of a text encoder."""
     index = _folder.index_of(folder, str(folder))
     named, optional = _folder.parts_of(index), (*kind._optional_components, *replaced)
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
@@ -116,8 +116,8 @@ def _require_parts(kind: Any, folder: Path, replaced: Mapping[str, object]) -> N
         tokenizer = encoder.replace("text_encoder", "tokenizer")
         if tokenizer in index and tokenizer not in named:
             raise ModelError(
-                f"{folder}: {tokenizer} is empty in {_folder.INDEX}, but {encoder} is not. Give a folder that "
-                "holds both, or name both as [null, null] if the model is used without."
+                f"{folder}: {tokenizer} is empty in {_folder.INDEX}, but {encoder} is not. Give a folder "
+                "that holds both, or name both as [null, null] if the model is used without."
             )
 
 
