@@ -45,7 +45,7 @@ def test_a_unet_for_inpainting(with_unet):
     )
 
 
-@pytest.mark.parametrize("side", [None, [8, 8]])
+@pytest.mark.parametrize("side", [None, [8, 16]])
 def test_a_unet_without_a_side(with_unet, side):
     changed(with_unet / "unet" / "config.json", sample_size=side)
     assert refused(with_unet) == (

@@ -288,8 +288,12 @@ def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(finished, tmp_
     ("text", "sentence"),
     [
         ("{", r"cannot be read as JSON \(Expecting"),
-        ("[]", r"must be an object with model_hash, as training writes it, got \[\]\."),
-        ('{"complete": true}', r"must be an object with model_hash, .* got \{'complete': True\}\."),
+        ("[]", r"must be an object with model_hash and data_hash, as training writes it, got \[\]\."),
+        ('{"complete": true, "model_hash": "x"}', "must be an object with model_hash and data_hash, "),
+        (
+            '{"complete": true}',
+            r"must be an object with model_hash and data_hash, .* got \{'complete': True\}\.",
+        ),
     ],
 )
 def test_a_damaged_manifest_is_named(finished, tmp_path, text, sentence):

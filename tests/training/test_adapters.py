@@ -92,10 +92,11 @@ def test_a_folder_without_an_adapter_is_refused(unet, tmp_path):
             {
                 f"unet.{LAYER}.lora_A.weight": (2, 16),
                 f"unet.{LAYER}.lora_B.weight": (16, 2),
-                f"unet.{LAYER[:-4]}to_k.lora.down.weight": (2, 16),
-                f"unet.{LAYER[:-4]}to_k.lora.up.weight": (16, 2),
+                f"unet.{LAYER[:-4]}to_v.lora.down.weight": (2, 16),
+                f"unet.{LAYER[:-4]}to_v.lora.up.weight": (16, 2),
             },
-            "does not fit the model (",
+            "names some layers as diffusers does now (lora_A, lora_B) and some as it did before (lora.down, "
+            "lora.up), and would be half read. Give all in one form.",
         ),
         (
             {f"unet.{LAYER}.lora_A.weight": (2, 16), f"unet.{LAYER}.lora_B.weight": (64, 2)},

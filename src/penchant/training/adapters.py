@@ -80,7 +80,7 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         network.set_adapter(POLICY)
         train_only_adapter(network)
         _fill(network, stored, part)  # again: the first time they took the type of the network
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # KeyError: half in diffusers' older names
+    except (OSError, RuntimeError, ValueError) as error:
         raise _misfit(path, error) from error
 
 
@@ -101,9 +101,15 @@ def lora_to_continue(network: nn.Module, folder: Path, *, part: str) -> dict[str
             f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."
         )
     try:
-        stored = convert_unet_state_dict_to_peft(load_file(path))
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise _misfit(path, error) from error
+    stored = convert_unet_state_dict_to_peft(found)
+    if 0 < len(found.keys() & stored.keys()) < len(found):
+        raise ModelError(
+            f"training.lora.start_from: {path} names some layers as diffusers does now (lora_A, lora_B) and "
+            "some as it did before (lora.down, lora.up), and would be half read. Give all in one form."
+        )
     _require_same_family(network, {key: list(value.shape) for key, value in stored.items()}, path, part)
     return stored
 
