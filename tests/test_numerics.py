@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from penchant.numerics import at_least_float32, mean_over_elements, require_positive
+from penchant.numerics import at_least_float32, is_finite, mean_over_elements, require_positive
 
 
 def test_only_half_precision_is_promoted():
@@ -30,3 +30,18 @@ def test_what_is_not_positive_is_refused_by_name():
     for value in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="beta must be > 0, got"):
             require_positive("beta", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "finite"),
+    [
+        (1, True),
+        (-1.5, True),
+        (10**308, True),
+        (10**400, False),
+        (float("inf"), False),
+        (float("nan"), False),
+    ],
+)
+def test_a_number_that_no_float_holds_is_not_finite(value, finite):
+    assert is_finite(value) is finite

@@ -1,5 +1,7 @@
 """Numerical building blocks shared by every objective.  Axes: B groups."""
 
+import sys
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +30,11 @@ def mean_over_elements(
         return values.mean(1)
     weight = weight.flatten(1)
     return (values * weight).sum(1) / weight.sum(1)
+
+
+def is_finite(value: int | float) -> bool:
+    """True for a number that is finite as a float; whole numbers, as in JSON, may be too large for one."""
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def require_positive(name: str, value: float) -> None:

@@ -5,7 +5,6 @@ Axes: K candidates.
 
 import json
 import reprlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,10 @@ from penchant.data.dataset import Header
 from penchant.data.paths import Place, image_at
 from penchant.data.rows import Candidate, Example
 from penchant.errors import ConfigError, DataError, LayoutError
+from penchant.numerics import is_finite
 
 RULES = ("scores", "ranks", "votes", "winner", "label")
 """Columns that say what was preferred; a table has one of them, or its images stand best first."""
-
-_LARGEST = sys.float_info.max
-"""Largest number that is finite as a float; JSON has larger ones."""
 
 
 class Table(Protocol):
@@ -327,7 +324,7 @@ def _numbers(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[f
         return None
     values = values if isinstance(values, list) else [values]
     for value in values:
-        if not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+        if not isinstance(value, int | float) or not is_finite(value):
             shown = reprlib.repr(value)
             raise DataError(f"{where}: column {', '.join(map(repr, names))}: must be numbers, got {shown}.")
     return [float(value) for value in values]

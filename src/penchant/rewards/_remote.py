@@ -9,9 +9,7 @@ import base64
 import io
 import json
 import reprlib
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,10 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from penchant.errors import RewardError
+from penchant.numerics import is_finite
 from penchant.rewards._pixels import eight_bit
-
-_LARGEST = sys.float_info.max
-"""Largest number that is finite as a float; JSON has larger ones."""
 
 
 def question(images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> bytes:
@@ -64,17 +60,12 @@ def scores_in(answer: bytes, *, count: int, where: str) -> Float[Tensor, " N"]:
             "with one score per image, in their order."
         )
     for number, score in enumerate(scores):
-        if not _is_finite_number(score):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not is_finite(score):
             raise RewardError(
                 f"{where}: scores must be finite numbers, got {reprlib.repr(score)} for image {number + 1} "
                 f"of {count}. Look at what the scorer does with this image and prompt."
             )
     return torch.tensor(scores, dtype=torch.float64)
-
-
-def _is_finite_number(score: Any) -> bool:
-    is_number = isinstance(score, int | float) and not isinstance(score, bool)
-    return is_number and -_LARGEST <= score <= _LARGEST
 
 
 def asked_in_batches(
