@@ -346,7 +346,6 @@ def _kept(path: Path, candidate: Candidate, folder: Path) -> list[str]:
     encoded = {"model": run.model, "size": str(run.data.size), "buckets": str(run.data.buckets)}
     if run.data.cache is None and not run.data.streaming and run.online is None:
         places["data.cache"] = str(folder / "encoded" / _digest(encoded))
-        run = load(path, [*candidate.assignments, f"data.cache={json.dumps(places['data.cache'])}"])
     if run.training.reference.kind == "cached" and run.training.reference.folder is None:
         adapter = {"data": run.data.path, "start": str(run.training.lora.start_from)}
         measured = errors_depend_on(run, method_of(run, where=str(path)))
