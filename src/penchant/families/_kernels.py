@@ -29,7 +29,7 @@ def autocast(noisy: Tensor, dtype: torch.dtype | None) -> AbstractContextManager
     return torch.autocast(noisy.device.type, dtype, cache_enabled=False)
 
 
-def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[object]:
+def attention(noisy: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Inside, attention takes the kernel that is fastest for these latents.
 
     The fused kernel of the CPU is slow in bfloat16 where there are few tokens, for its backward pass costs
@@ -38,10 +38,10 @@ def attention(noisy: Tensor, autocast: torch.dtype | None) -> AbstractContextMan
 
     Args:
         noisy: What the network is about to see, axes ... H W.
-        autocast: Type of its matrix products.
+        dtype: Type of its matrix products.
     """
     few = noisy.shape[-2:].numel() <= FEW
-    if few and noisy.device.type == "cpu" and autocast is torch.bfloat16:
+    if few and noisy.device.type == "cpu" and dtype is torch.bfloat16:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 
