@@ -84,19 +84,23 @@ def test_the_peak_is_that_of_real_steps(options, tiny_model, changes):
 
 
 def test_fewer_bits_are_fewer_bytes(options):
+    wide = {"training.lora.rank": 256}  # large enough for blocks
     found = {
         name: explained(options(**{"training.precision": "bfloat16", "training.ema": None, **changes})).memory
         for name, changes in {
             "bfloat16": {},
+            "wide": wide,
             "int8": {"training.quantized": "int8"},
             "nf4": {"training.quantized": "nf4"},
-            "few": {"training.optimizer": "adamw-8bit"},
+            "few": {"training.optimizer": "adamw-8bit", **wide},
+            "fewer": {"training.optimizer": "adamw-4bit", **wide},
             "least": {"training.optimizer": "adafactor"},
         }.items()
     }
     weights = [found[name].weights for name in ("bfloat16", "int8", "nf4")]
     assert weights == sorted(weights, reverse=True) and len(set(weights)) == 3
-    assert found["least"].optimizer < found["few"].optimizer <= found["bfloat16"].optimizer
+    assert found["least"].optimizer < found["bfloat16"].optimizer
+    assert found["fewer"].optimizer < found["few"].optimizer < found["wide"].optimizer
 
 
 def test_activations_grow_with_the_piece_and_shrink_with_checkpointing(options):

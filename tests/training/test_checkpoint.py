@@ -20,9 +20,11 @@ from penchant.training.optim import build_optimizer, build_schedule
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "adamw-4bit", "adafactor"])
 def test_three_steps_and_three_more_are_six_to_the_bit(options, tmp_path, optimizer):
-    changes = {"training.lora.rank": 256} if optimizer == "adamw-8bit" else {}  # large enough for 8 bits
+    few_bits = optimizer in ("adamw-8bit", "adamw-4bit")
+    large = {"training.lora.rank": 256, "training.lora.targets": ["to_q"]}
+    changes = large if few_bits else {}  # large enough for blocks, in few shapes: each is compiled
     changes |= {"terms": TERMS, "training.optimizer": optimizer, "data.flip": True}
     changes |= {"training.schedule": "constant", "training.warmup_steps": 2, "training.heldout_every": 3}
     once, _ = small.train(options(**changes, **{"training.steps": 5}), output=tmp_path / "once")
@@ -37,7 +39,7 @@ def test_three_steps_and_three_more_are_six_to_the_bit(options, tmp_path, optimi
         assert a.keys() == b.keys() and len(a) > 0
         assert all(torch.equal(a[key], b[key]) for key in a), name
         if name == "optimizer":
-            assert any(tensor.dtype == torch.uint8 for tensor in a.values()) == (optimizer == "adamw-8bit")
+            assert any(tensor.dtype == torch.uint8 for tensor in a.values()) == few_bits
     small.assert_same_adapter(twice, once.path)
 
 

@@ -195,13 +195,18 @@ def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
 def _bytes_of_moments(run: RunFile, trained: list[nn.Parameter]) -> int:
     """Of moments that `_optimizer` left out.
 
-    AdamW's in 8 bits are two bytes, of small tensors eight; Adafactor's are a row and a column of a matrix.
+    AdamW's in 8 bits are two bytes, in 4 bits one and the scales of blocks of 128, of small tensors eight;
+    Adafactor's are a row and a column of a matrix.
     """
     match run.training.optimizer:
         case "adamw":
             return 0
         case "adamw-8bit":
             return sum(p.numel() * (2 if p.numel() >= 4096 else 8) for p in trained)
+        case "adamw-4bit":
+            blocks = [p.numel() >= 4096 and p.numel() % 128 == 0 for p in trained]
+            sizes = [1 + 8 / 128 if divided else 8 for divided in blocks]
+            return round(sum(p.numel() * size for p, size in zip(trained, sizes, strict=True)))
         case "adafactor":
             return sum(4 * sum(p.numel() // side for side in p.shape[-2:]) for p in trained)
 

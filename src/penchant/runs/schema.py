@@ -322,10 +322,10 @@ class Training(Section):
         default="constant",
         description="Learning rate after the warm-up: constant, or falling to 0 at the last step.",
     )
-    optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = Field(
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-4bit", "adafactor"] = Field(
         default="adamw",
-        description="`adamw-8bit` keeps its moments in 8 bits (extra `low-bit`); `adafactor` needs least "
-        "memory and reads neither betas nor epsilon.",
+        description="`adamw-8bit` keeps its moments in 8 bits (extra `low-bit`), `adamw-4bit` in 4 (extra "
+        "`four-bit`); `adafactor` has rows and columns of moments, and reads neither betas nor epsilon.",
     )
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)

@@ -17,10 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.errors import RunFolderError
+from penchant.training import four_bit
 from penchant.training.distributed import share, trained_parameters, whole_tensors
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
 from penchant.training.loop import Progress, Record
+from penchant.training.optim import set_learning_rate
 from penchant.training.reference import MovingReference
 from penchant.training.timesteps import Importance
 
@@ -100,7 +102,7 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
             "importance": None if state.importance is None else state.importance.state(),
             "files": hashes,
         }
-        (partial / _STATE).write_text(json.dumps(known, indent=2), encoding="utf-8")
+        (partial / _STATE).write_text(json.dumps(known, indent=2, default=float), encoding="utf-8")
         _sync(partial / _STATE)
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
@@ -150,7 +152,7 @@ def load(state: TrainState, place: Path) -> None:
     _load_optimizer(state.optimizer, trained, load_file(place / "optimizer.safetensors"))
     state.schedule.load_state_dict(stored["schedule"])
     for group, rate in zip(state.optimizer.param_groups, stored["schedule"]["_last_lr"], strict=True):
-        group["lr"] = rate
+        set_learning_rate(group, rate)
     state.progress.step, state.progress.samples = stored["step"], stored["samples"]
     if state.health is not None and stored["health"] is not None:
         state.health.load(stored["health"])
@@ -216,8 +218,10 @@ def _tensors(state: TrainState, *, main: bool) -> Iterator[tuple[str, dict[str, 
     named: dict[str, dict[str, Tensor]] = {"weights": dict(trained), "optimizer": {}}
     for name, parameter in trained.items():
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            table = key.startswith("qmap")  # 8-bit levels, one table for all moments: a file holds no shares
-            named["optimizer"][f"{name}|{key}"] = value.clone() if table else torch.as_tensor(value)
+            if key.startswith("qmap"):
+                value = value.clone()  # 8-bit levels, one table for all moments: a file holds no shares
+            for end, tensor in four_bit.unpacked(torch.as_tensor(value)).items():
+                named["optimizer"][f"{name}|{key}{end}"] = tensor
     if state.average is not None:
         named["average"] = dict(state.average.tensors())
     if state.moving is not None:
@@ -228,17 +232,27 @@ def _tensors(state: TrainState, *, main: bool) -> Iterator[tuple[str, dict[str, 
 
 
 def _load_optimizer(
-    optimizer: Optimizer, trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor]
+    optimizer: Optimizer, trained: Mapping[str, nn.Parameter], stored: Mapping[str, Tensor]
 ) -> None:
-    for name in moments:
-        parameter, key = trained[name.rsplit("|", 1)[0]], name.rsplit("|", 1)[1]
-        restored = _counted if key == "step" else share
-        optimizer.state[parameter][key] = restored(moments[name], parameter)
+    states: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for path, tensor in stored.items():
+        name, _, entry = path.rpartition("|")
+        key, dot, end = entry.partition(".")
+        states.setdefault((name, key), {})[dot + end] = tensor
+    for (name, key), parts in states.items():
+        parameter = trained[name]
+        if "" not in parts:
+            value = four_bit.packed(parts, key, parameter)
+        elif key == "step":
+            value = _counted(parts[""], parameter.device if optimizer.defaults.get("fused") else None)
+        else:
+            value = share(parts[""], parameter)
+        optimizer.state[parameter][key] = value
 
 
-def _counted(steps: Tensor, parameter: nn.Parameter) -> Tensor | int:
-    """A count of steps as the optimizer keeps it, a tensor beside the parameter or a number."""
-    return steps.to(parameter.device) if steps.is_floating_point() else int(steps)
+def _counted(steps: Tensor, device: torch.device | None) -> Tensor | int:
+    """A count of steps as the optimizer keeps it, a tensor where its kernels want it or a number."""
+    return steps.to(device) if steps.is_floating_point() else int(steps)
 
 
 def _damage(place: Path) -> str | None:

@@ -110,7 +110,7 @@ def fit(
         record.metrics.update(
             {
                 "gradient/norm": float(whole(norm)),
-                "learning_rate": optimizer.param_groups[0]["lr"],
+                "learning_rate": float(optimizer.param_groups[0]["lr"]),
                 "epoch": batch.epoch,
                 "samples": progress.samples + batch.size,
                 **summed(batch.counted, accelerator),
