@@ -31,6 +31,21 @@ METRICS: Final[Mapping[str, str]] = {
 TIMING_PREFIX: Final = "time/"
 
 
+_EXTRAS: Final = (
+    "bitsandbytes",  # kernels that are not downloaded
+    "torchao",  # kernels for other machines
+    "torch.utils._pytree",  # torchao's enumerations
+    "diffusers.quantizers.torchao.torchao_quantizer",  # weights in torchao's form, which no family reads
+)
+"""Who talks when an optional package is imported that is merely installed, and what about."""
+
+
+def silence_extras() -> None:
+    """Hear nothing but errors of the optional packages; to be called before they are imported."""
+    for name in _EXTRAS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def is_main_process() -> bool:
     """True unless a launcher says that this is one of several processes and not the first."""
     return os.environ.get("RANK", "0") == "0"

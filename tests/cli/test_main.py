@@ -87,6 +87,17 @@ def test_a_run_file_is_checked_without_the_heavy_packages():
     assert done.returncode == 0, done.stderr
 
 
+def test_packages_that_are_merely_installed_are_not_heard():
+    code = (
+        "import penchant.cli.main\n"
+        "from importlib import import_module\n"
+        "for name in ('bitsandbytes', 'torchao.optim', 'diffusers.quantizers.torchao.torchao_quantizer'):\n"
+        "    import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_user_error_is_one_line_and_exit_code_2(penchant, tmp_path):
     path = tmp_path / "no.yaml"
     for command in ("train", "explain"):

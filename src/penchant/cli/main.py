@@ -3,7 +3,6 @@
 Commands import what they need when they run, so that `penchant --help` answers at once.
 """
 
-import logging
 import os
 import sys
 import traceback
@@ -14,13 +13,14 @@ import typer
 from penchant import __version__
 from penchant.cli import demo, evaluate, explain, export, methods, push, report, sample, sweep, train
 from penchant.errors import PenchantError
+from penchant.log import silence_extras
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 DEBUG: Final = "--debug"
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not downloaded
+silence_extras()
 
 app = typer.Typer(
     help="Preference alignment for generative models.",
