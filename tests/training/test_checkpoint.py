@@ -71,6 +71,7 @@ def test_everything_comes_back(tmp_path):
     state = state_of()
     move(state, 3)
     place = save(state, tmp_path)
+    assert len({path.stat().st_mode for path in place.iterdir()}) == 1  # safetensors are for the owner alone
     move(state, 2)
     other = state_of()
     load(other, place)

@@ -1,7 +1,6 @@
 """Parquet files: rows read one row group at a time, and the library's own layout of N candidates a row."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from penchant.data.paths import Place
 from penchant.data.recent import Cuts, Recent
 from penchant.data.rows import SCHEMA_VERSION, Example, from_dict, require_known_version, to_dict
 from penchant.errors import DataError, LayoutError
+from penchant.files import replacing
 
 _VERSION_KEY = b"penchant.schema_version"
 _CANDIDATE = pa.struct(
@@ -212,16 +212,12 @@ def write(examples: Iterable[Example], path: Path, *, overwrite: bool = False) -
         raise DataError(f"{path}: unknown file type to write, got {path.suffix!r}. Known: .parquet.")
     if path.exists() and not overwrite:
         raise DataError(f"{path}: exists already. Choose another name, or replace it with --overwrite.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as partial:
             num_rows = _write_all(examples, partial)
             if num_rows == 0:
                 raise DataError(f"{path}: nothing to write, got 0 examples.")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}).") from error
     return num_rows

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from penchant.evaluation.drift import DriftMeasure
 from penchant.evaluation.flags import Flag
 from penchant.evaluation.intervals import Estimate
 from penchant.evaluation.winrate import EffectSize, WinRate
+from penchant.files import write_text
 
 VERSION = 2
 """Version of the stored form; it grows when a key changes its name or its meaning."""
@@ -158,12 +158,9 @@ def read_results(path: Path) -> Results:
 
 def write_results(results: Results, path: Path) -> None:
     """Write results to a file in one step: either the whole new file is there or the old one."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(results.to_json(), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, results.to_json())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunFolderError(
             f"{path}: cannot be written, {error}. Free the disk or change the rights."
         ) from None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from penchant.errors import ConfigError, RunFolderError
 from penchant.families import PipelineFamily
+from penchant.files import write_text
 
 
 @final
@@ -136,9 +137,7 @@ def write_pairs(
         for number, request in enumerate(requests):
             files = {side: f"{side}/{number:05d}.png" for side in ("base", "tuned")}
             rows.append(json.dumps({**asdict(request), **files}, ensure_ascii=False))
-        partial = folder / "index.partial"
-        partial.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        partial.replace(folder / "index.jsonl")
+        write_text(folder / "index.jsonl", "".join(f"{row}\n" for row in rows))
     except OSError as error:
         raise RunFolderError(f"{folder}: images cannot be written ({error.strerror}).") from error
 

@@ -23,6 +23,7 @@ from torch import nn
 from penchant import hub
 from penchant.errors import ModelError
 from penchant.families import _folder
+from penchant.files import give_usual_rights
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ def _write(layout: Layout, file: Path, source: Path, target: Path, where: str) -
             if isinstance(part, nn.Module) and any(weight.is_meta for weight in part.parameters()):
                 raise ValueError(f"weights of the {name} are missing")
         pipeline.save_pretrained(str(beside), safe_serialization=True)
+        give_usual_rights(beside)
         beside.rename(target)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SingleFileComponentError) as error:
         raise ModelError(

@@ -1,12 +1,12 @@
 """Self-contained pages: from templates to files, everything that is not our own markup escaped."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from penchant.errors import RunFolderError
+from penchant.files import write_text
 from penchant.reports.summary import number, percent, percent_range, signed
 
 
@@ -36,11 +36,8 @@ def write_page(path: Path, page: str) -> Path:
     Raises:
         RunFolderError: It cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, page)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunFolderError(f"{path}: cannot be written, {error}. Check space and rights.") from None
     return path

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from penchant.errors import ModelError
+from penchant.files import give_usual_rights
 from penchant.rewards._blip import BlipEncoder, encoder_keys
 from penchant.rewards._linear_head import head_keys
 
@@ -119,6 +120,7 @@ def convert(kind: str, source: Path, folder: Path) -> None:
             raise ModelError(
                 f"{source}: not the weights of {kind} ({reason}). Give the published file."
             ) from error
+        give_usual_rights(partial)
         partial.rename(folder)
 
 

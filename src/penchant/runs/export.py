@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
+from penchant.files import give_usual_rights
 from penchant.hub import model_hash
-from penchant.runs.folder import RunFolder, give_usual_rights, write_json_atomically, writing
+from penchant.runs.folder import RunFolder, write_json_atomically, writing
 from penchant.runs.forms import Form
 from penchant.runs.load import load
 from penchant.runs.schema import RunFile

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Self, final
 
 from safetensors import SafetensorError
 
+from penchant import files
 from penchant.errors import RunFolderError
 from penchant.log import is_main_process
 from penchant.runs.sentences import shown
@@ -221,33 +221,9 @@ def write_text_atomically(path: Path, text: str) -> None:
         RunFolderError: The disk is full, the folder is missing or may not be written.
     """
     with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def give_usual_rights(folder: Path) -> None:
-    """Let whoever may read new files read those of a folder; safetensors are written for the owner alone."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with contextlib.suppress(PermissionError):  # some disks know no rights
-                path.chmod(0o666 & ~_umask())
+        files.write_text(path, text)
 
 
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, complete or not at all; NaN and infinity are refused (ValueError)."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from penchant import families, log
 from penchant.errors import Interrupted, PenchantError, RunFolderError, TrainingStopped
+from penchant.files import give_usual_rights
 from penchant.hub import model_hash
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
 from penchant.runs.folder import (
     RunFolder,
-    give_usual_rights,
     write_json_atomically,
     write_text_atomically,
     writing,

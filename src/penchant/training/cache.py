@@ -7,13 +7,12 @@ A shard without its list of keys does not count: an encoding that is killed goes
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from penchant.errors import DataError
+from penchant.files import PARTIAL, replacing, write_text
 from penchant.protocols import Condition
 from penchant.training.table import Table
 
@@ -34,7 +34,6 @@ _ABOUT: Final = "cache.json"
 _SHARD_BYTES: Final = 2**26
 _OPEN_SHARDS: Final = 4096
 _CHECKED: Final = 4
-_PARTIAL: Final = ".partial"
 _SECONDS_OF_A_WRITE: Final = 3600
 
 
@@ -82,9 +81,7 @@ class Cache:
         if process == 0:
             with self._writing():
                 folder.mkdir(parents=True, exist_ok=True)
-                self._write(
-                    _ABOUT, lambda path: path.write_text(json.dumps(about, indent=2), encoding="utf-8")
-                )
+                write_text(folder / _ABOUT, json.dumps(about, indent=2))
             self._drop_damaged()
         self._keys: list[str] = []
         self._rows: list[Condition] = []
@@ -163,7 +160,7 @@ class Cache:
 
     def _drop_damaged(self) -> None:
         """Take out shards that are cut off or gone, whose rows will be encoded again, and old beginnings."""
-        for partial in self.folder.glob(f".*{_PARTIAL}"):
+        for partial in self.folder.glob(f".*{PARTIAL}"):
             if time.time() - partial.stat().st_mtime > _SECONDS_OF_A_WRITE:  # else another run may be at it
                 with self._writing():
                     partial.unlink(missing_ok=True)
@@ -212,24 +209,12 @@ class Cache:
         name = hashlib.sha256("\n".join(self._keys).encode()).hexdigest()[:32]
         tensors = {key: torch.cat([piece[key] for piece in self._rows]).contiguous() for key in self._rows[0]}
         with self._writing():
-            self._write(f"{name}.safetensors", lambda path: save_file(tensors, path))
-            size = (self.folder / f"{name}.safetensors").stat().st_size
-            self._write(f"{name}.arrow", lambda path: _write_index(path, self._keys, size))
+            shard = self.folder / f"{name}.safetensors"
+            with replacing(shard) as path:
+                save_file(tensors, path)
+            with replacing(shard.with_suffix(".arrow")) as path:
+                _write_index(path, self._keys, shard.stat().st_size)
         self._keys, self._rows = [], []
-
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a file that is either whole or not there, for all who may read the folder."""
-        partial = self.folder / f".{name}.{os.getpid()}{_PARTIAL}"
-        try:
-            partial.touch()
-            mode = partial.stat().st_mode
-            write(partial)
-            partial.chmod(mode)  # safetensors writes for the owner alone
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

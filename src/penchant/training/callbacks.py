@@ -1,7 +1,6 @@
 """Callbacks that show and store the numbers of a run."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, final
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from penchant.errors import RunFolderError
+from penchant.files import write_text
 from penchant.protocols import Models
 from penchant.randomness import Randomness
 from penchant.slots.compose import Method, step
@@ -33,10 +33,8 @@ class MetricsFile:
         kept = []
         if step and path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-        partial = path.with_suffix(".partial")
         try:
-            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            os.replace(partial, path)
+            write_text(path, "".join(f"{line}\n" for line in kept))
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be written ({error.strerror}). Make room.") from error
 

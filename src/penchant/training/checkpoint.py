@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.errors import RunFolderError
+from penchant.files import give_usual_rights
 from penchant.training import four_bit
 from penchant.training.distributed import share, trained_parameters, whole_tensors
 from penchant.training.ema import MovingAverage
@@ -104,6 +105,7 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
         }
         (partial / _STATE).write_text(json.dumps(known, indent=2, default=float), encoding="utf-8")
         _sync(partial / _STATE)
+        give_usual_rights(partial)
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         _sync(folder)
