@@ -102,6 +102,15 @@ def test_check_as_json_is_the_whole_report(pairs):
     assert result.exit_code == 0
 
 
+def test_the_commands_take_the_names_that_run_files_take(monkeypatch, pairs):
+    asked = []
+    monkeypatch.setattr("penchant.data.hub.download", lambda name, **rest: asked.append(name) or pairs(3))
+    shipped = run("check", "emoji-pairs", "--json", "--split", "validation")
+    assert json.loads(shipped.output)["num_rows"] == 206
+    assert json.loads(run("check", "owner/pairs@v2", "--json").output)["num_rows"] == 3
+    assert asked == ["owner/pairs@v2"]
+
+
 def test_check_of_one_split(pairs):
     path = pairs(3, split=["train", "train", "test"])
     assert json.loads(run("check", path, "--split", "test", "--json").stdout)["num_rows"] == 1

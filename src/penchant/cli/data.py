@@ -30,7 +30,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-File = Annotated[Path, typer.Argument(help="A file of rows, or a folder of such files or of images.")]
+File = Annotated[
+    str,
+    typer.Argument(help="As data.path of a run file: rows, a folder of such files or of images, or a name."),
+]
 Out = Annotated[Path, typer.Argument(help="Parquet file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 Column = Annotated[
@@ -62,7 +65,7 @@ def check(
     if model is not None:
         quiet()  # it would warn of the very prompts that the report lists
         tokenizer = load_tokenizer(SHIPPED.get(model, Path(model)))
-    dataset = store.read(file, split=split, columns=_columns(column), keep_broken=True)
+    dataset = store.read(_place(file), split=split, columns=_columns(column), keep_broken=True)
     report = check_dataset(dataset, tokenizer=tokenizer, size=size)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
@@ -156,7 +159,7 @@ def relabel(
     from penchant.runs.build import relabel as run_relabel  # late: rewards are heavy
 
     num_rows, tally = run_relabel(
-        file,
+        _place(file),
         out,
         reward,
         console=Console(),
@@ -193,7 +196,7 @@ def split(
 ) -> None:
     """Write the rows with a split each; all rows of one prompt go to the same split."""
     fractions = splitting.shares(shares)
-    rows = store.read(file, columns=_columns(column))
+    rows = store.read(_place(file), columns=_columns(column))
     store.write_parquet(splitting.assign(rows, fractions, key=key), out, overwrite=overwrite)
     written = [header.split for header in store.read(out).headers]
     _say(f"{out}: " + ", ".join(f"{name} {written.count(name)} rows" for name in fractions) + ".")
@@ -209,9 +212,17 @@ def convert(
 ) -> None:
     """Write any table or known layout as one parquet file of the library's own layout."""
     num_rows = store.write_parquet(
-        store.read(file, split=split, columns=_columns(column)), out, overwrite=overwrite
+        store.read(_place(file), split=split, columns=_columns(column)), out, overwrite=overwrite
     )
     _say(f"{out}: {num_rows} rows.")
+
+
+def _place(name: str) -> Path:
+    if Path(name).exists():
+        return Path(name)
+    from penchant.runs.data import located  # late: what run files may say is slow to import
+
+    return located(name, where="FILE")
 
 
 def _columns(typed: list[str] | None) -> Columns | None:

@@ -60,16 +60,30 @@ def prompts_of(run: RunFile, split: str | None, *, where: str) -> list[str]:
 
 def is_remote(run: RunFile) -> bool:
     """True if the data is a data set of the hub, and no file or folder here."""
-    path = run.data.path
-    return path not in SHIPPED_DATA and not Path(path).exists() and hub.is_name(path)
+    return _is_remote(run.data.path)
+
+
+def _is_remote(name: str) -> bool:
+    return name not in SHIPPED_DATA and not Path(name).exists() and hub.is_name(name)
 
 
 def data_place(run: RunFile, *, where: str) -> Path:
     """File or folder of the data, downloaded if it is on the hub."""
-    if is_remote(run):
-        return hub.download(run.data.path, config=run.data.config, where=f"{where}: data.path")
-    path = SHIPPED_DATA.get(run.data.path, Path(run.data.path))
-    return path if run.data.config is None else path / run.data.config
+    return located(run.data.path, config=run.data.config, where=f"{where}: data.path")
+
+
+def located(name: str, *, config: str | None = None, where: str) -> Path:
+    """File or folder of a data set: a shipped one, one here, or one of the hub, which is downloaded.
+
+    Args:
+        name: As `data.path` of a run file.
+        config: Folder of it to take.
+        where: Place of the name, for messages.
+    """
+    if _is_remote(name):
+        return hub.download(name, config=config, where=where)
+    path = SHIPPED_DATA.get(name, Path(name))
+    return path if config is None else path / config
 
 
 def columns_of(run: RunFile, *, where: str) -> Columns | None:
