@@ -14,7 +14,7 @@ from tests import small
 from penchant.errors import RunFolderError
 from penchant.training import checkpoint
 from penchant.training.checkpoint import Checkpointer, TrainState, latest, load, save
-from penchant.training.loop import Progress
+from penchant.training.loop import Progress, Record
 from penchant.training.optim import build_optimizer, build_schedule
 
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
@@ -170,27 +170,27 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path):
 def test_the_newest_are_kept_and_leftovers_go(tmp_path):
     """A damaged later checkpoint must not push out the good ones."""
     state = state_of()
-    callback = Checkpointer(state, tmp_path, every=2, keep=2)
+    checkpointer = Checkpointer(state, tmp_path, every=2, keep=2)
     damaged = tmp_path / "step-00000008"
     for leftover in (damaged, tmp_path / ".partial-step-00000003"):
         leftover.mkdir()
     for _ in range(7):
         move(state)
-        callback.on_step(state.progress, None)
-    callback.on_end(state.progress)
+        checkpointer.when_due(Record(step=state.progress.step))
+    checkpointer.at_end()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000006", "step-00000007"]
     assert latest(tmp_path).name == "step-00000007"
     shutil.rmtree(tmp_path / "step-00000007")
-    callback.on_end(state.progress)
+    checkpointer.at_end()
     assert not (tmp_path / "step-00000007").exists(), "the end writes only what is not written yet"
 
 
 def test_a_process_that_is_not_the_main_one_writes_nothing(tmp_path):
     state = state_of()
     move(state)
-    callback = Checkpointer(state, tmp_path, every=1, keep=1, main=False)
-    callback.on_step(state.progress, None)
-    callback.on_end(state.progress)
+    checkpointer = Checkpointer(state, tmp_path, every=1, keep=1, main=False)
+    checkpointer.when_due(Record(step=state.progress.step))
+    checkpointer.at_end()
     assert not list(tmp_path.iterdir())
 
 

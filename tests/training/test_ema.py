@@ -3,7 +3,7 @@
 import torch
 
 from penchant.training.ema import MovingAverage
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 
 
 def network():
@@ -19,7 +19,7 @@ def test_two_steps_by_hand():
     average = MovingAverage(net, decay=0.75)
     for weight in (3.0, 7.0):
         net.weight.data.fill_(weight)
-        average.on_step(Progress(), Record(step=1))
+        average.follow(Record(step=1))
     assert average.tensors().keys() == {"weight"}
     assert average.tensors()["weight"].item() == 2.875
 
@@ -29,7 +29,7 @@ def test_it_is_kept_in_float32_for_weights_of_half_precision():
     average = MovingAverage(net, decay=0.999)
     net.weight.data.fill_(2.0)
     for _ in range(10):
-        average.on_step(Progress(), Record(step=1))
+        average.follow(Record(step=1))
     assert average.tensors()["weight"].dtype is torch.float32
     torch.testing.assert_close(average.tensors()["weight"].item(), 2 - 0.999**10)
 
@@ -38,7 +38,7 @@ def test_applied_only_inside():
     net = network()
     average = MovingAverage(net, decay=0.5)
     net.weight.data.fill_(3.0)
-    average.on_step(Progress(), Record(step=1))
+    average.follow(Record(step=1))
     with average.applied():
         assert net.weight.item() == 2.0
     assert net.weight.item() == 3.0

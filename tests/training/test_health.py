@@ -8,7 +8,7 @@ import pytest
 
 from penchant.errors import TrainingStopped
 from penchant.training.health import Health
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 
 
 def health(**options):
@@ -28,8 +28,8 @@ def run(guards, steps, start=1, **metrics):
     numbers = {"loss": 0.7, "gradient/norm": 1.0} | {names.get(k, k): v for k, v in metrics.items()}
     for step in range(start, start + steps):
         record = Record(step=step, metrics=numbers)
-        guards.before_update(record)
-        guards.on_step(Progress(step=step), record)
+        guards.guard(record)
+        guards.follow(record)
 
 
 @pytest.fixture

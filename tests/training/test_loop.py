@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests import small
 
-from penchant.training.loop import Progress, Record, accumulate, aggregate, fit
+from penchant.training.loop import Record, Watchers, accumulate, aggregate, fit
 
 KTO = {"method": "diffusion-kto", "objective": {"beta": 300}}
 DPO = {"objective": {"beta": 500}, "terms": [{"kind": "winner-kept", "coefficient": 10}]}
@@ -58,20 +58,20 @@ class Watcher:
     def __init__(self, network):
         self.calls, self.network = [], network
 
-    def before_update(self, record: Record) -> None:
+    def before(self, record: Record) -> None:
         weights = [p.detach().clone() for p in self.network.parameters() if p.requires_grad]
         self.calls.append(("before", record.step, weights))
 
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def after(self, record: Record) -> None:
         assert record.metrics["time/step_s"] > 0
         weights = [p.detach().clone() for p in self.network.parameters() if p.requires_grad]
-        self.calls.append(("after", progress.step, weights))
+        self.calls.append(("after", record.step, weights))
 
-    def on_end(self, progress: Progress) -> None:
-        self.calls.append(("end", progress.step, None))
+    def end(self) -> None:
+        self.calls.append(("end", None, None))
 
 
-def test_callbacks_watch_and_a_stop_is_asked_after_each_step(options):
+def test_watchers_are_called_in_order_and_a_stop_is_asked_after_each_step(options):
     parts = small.assembled(options())
     watcher = Watcher(parts.bare)
     asked = iter([False, False, True])
@@ -84,12 +84,12 @@ def test_callbacks_watch_and_a_stop_is_asked_after_each_step(options):
         parts.schedule,
         accelerator=parts.accelerator,
         steps=5,
-        callbacks=[watcher],
+        watchers=Watchers(guards=[watcher.before], after_step=[watcher.after], at_end=[watcher.end]),
         stop=lambda: next(asked),
     )
     assert (progress.step, progress.samples) == (2, 8)
     assert [call[:2] for call in watcher.calls] == [
-        ("before", 1), ("after", 1), ("before", 2), ("after", 2), ("end", 2)
+        ("before", 1), ("after", 1), ("before", 2), ("after", 2), ("end", None)
     ]  # fmt: skip
     first, moved, again = (call[2] for call in watcher.calls[:3])
     assert not all(torch.equal(a, b) for a, b in zip(first, moved, strict=True))
@@ -100,19 +100,13 @@ def test_the_gradient_is_scaled_down_to_the_norm(options):
     parts = small.assembled(options(**{"training.optimizer": "adamw"}))
     seen = []
 
-    class Norm:
-        def before_update(self, record):
-            grads = [p.grad for p in parts.bare.parameters() if p.requires_grad]
-            seen.append(
-                (record.metrics["gradient/norm"], torch.stack([g.norm() for g in grads]).norm().item())
-            )
-
-        def on_step(self, progress, record): ...
-        def on_end(self, progress): ...
+    def note(record):
+        grads = [p.grad for p in parts.bare.parameters() if p.requires_grad]
+        seen.append((record.metrics["gradient/norm"], torch.stack([g.norm() for g in grads]).norm().item()))
 
     fit(
         parts.method, parts.models, parts.network, parts.sources.train, parts.optimizer, parts.schedule,
-        accelerator=parts.accelerator, steps=1, max_grad_norm=1e-3, callbacks=[Norm()],
+        accelerator=parts.accelerator, steps=1, max_grad_norm=1e-3, watchers=Watchers(guards=[note]),
     )  # fmt: skip
     (logged, clipped), *_ = seen
     assert logged > 2e-3, "the norm before clipping"

@@ -5,7 +5,7 @@ import torch
 from tests import small
 
 from penchant.errors import PenchantError
-from penchant.training.loop import Progress, Record, accumulate
+from penchant.training.loop import Record, accumulate
 from penchant.training.reference import starting_point
 
 
@@ -189,9 +189,9 @@ def test_a_softly_moving_reference_is_the_mixture(options):
     with torch.no_grad():
         weight += 1
     for step in (1, 2):
-        parts.moving.on_step(Progress(step=step), Record(step=step))
+        parts.moving.follow(Record(step=step))
         assert torch.equal(frozen, before)
-    parts.moving.on_step(Progress(step=3), Record(step=3))
+    parts.moving.follow(Record(step=3))
     torch.testing.assert_close(frozen, before + 0.25)
 
 

@@ -18,7 +18,7 @@ from penchant.errors import DataError, TrainingStopped
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
 from penchant.training.encode import Preparation, encode, groups_of
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 from penchant.training.source import StoredSource
 from penchant.training.stream import BROKEN, SMALL, BrokenRows, RecentPrompts, StreamSource, first_groups
 
@@ -279,8 +279,8 @@ def test_small_images_are_counted_and_replaced(tmp_path, caplog):
     assert sum(batch.counted[BROKEN] for batch in batches) == 0 and not caplog.messages
     assert len({name for batch in batches for name in ids(batch)}) == 36
     guard = BrokenRows(stream, share=0.0, at_least=8)
-    guard.before_update(Record(step=1, metrics=dict(batches[0].counted) | {SMALL: 3}))
-    guard.on_end(Progress())
+    guard.guard(Record(step=1, metrics=dict(batches[0].counted) | {SMALL: 3}))
+    guard.report()
     with caplog.at_level(logging.WARNING):
         assert len(first_groups(open_stream(path), Shape.PAIR, rules, 5)) == 5
     assert caplog.messages == [
@@ -426,15 +426,14 @@ def test_too_many_broken_rows_stop_the_run_and_fewer_are_told_at_its_end(data, c
     stream = source(data)
     stream.first_broken = DataError("row 3: no image.")
     guard = BrokenRows(stream, share=0.25, at_least=8)
-    guard.before_update(record(2))
+    guard.guard(record(2))
     with caplog.at_level(logging.WARNING):
-        guard.on_step(Progress(), record(2))
-        guard.on_end(Progress())
+        guard.report()
     assert caplog.messages == [
         f"{data}: 2 of 4 rows could not be read; others took their places. One of them: row 3: no image."
     ]
     with pytest.raises(TrainingStopped) as caught:
-        guard.before_update(record(2))
+        guard.guard(record(2))
     assert str(caught.value) == (
         "data.max_broken: 4 of 8 rows could not be read, more than a share of 0.25. One of them: "
         "row 3: no image. Repair or remove them, or raise max_broken."

@@ -11,7 +11,7 @@ from tests.slots.scripted import SD_ALPHAS
 from penchant.diffusion.flow import LogitNormalLaw, RectifiedFlow
 from penchant.diffusion.schedule import VariancePreserving
 from penchant.randomness import Randomness
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 from penchant.training.timesteps import Antithetic, DrawnTimesteps, Importance, Stratified
 
 from .test_source import source
@@ -25,7 +25,7 @@ def learnt(process):
     law = Importance(process)
     record = Record(step=1, metrics={f"gradient/factor/t{q}": f for q, f in enumerate((0.5, 0.4, 0.1, 0.01))})
     for _ in range(60):
-        law.on_step(Progress(), record)
+        law.follow(record)
     return law
 
 

@@ -35,14 +35,14 @@ from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
 from penchant.training import distributed
 from penchant.training.adapters import save_lora
-from penchant.training.callbacks import HeldOut, MetricsFile, ProgressBar, TensorBoard
 from penchant.training.checkpoint import Checkpointer, TrainState, latest
 from penchant.training.checkpoint import load as load_checkpoint
 from penchant.training.distributed import whole_tensors
-from penchant.training.loop import Callback, Progress, fit
+from penchant.training.loop import Progress, Record, Watchers, fit
 from penchant.training.presence import Presence
 from penchant.training.self_check import self_check
 from penchant.training.timesteps import Importance
+from penchant.training.watchers import HeldOut, MetricsFile, ProgressBar, TensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _train(
             accelerator=accelerator,
             steps=run.training.steps,
             max_grad_norm=max_grad_norm(run),
-            callbacks=[*_callbacks(run, folder, parts, state), bar],
+            watchers=_watchers(run, folder, parts, state, bar),
             progress=progress,
             stop=lambda: _anywhere(bool(received), accelerator),
         )
@@ -247,38 +247,44 @@ def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
     return bool(flags.any())
 
 
-def _callbacks(run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState) -> list[Callback]:
+def _watchers(
+    run: RunFile, folder: RunFolder, parts: Assembled, state: TrainState, bar: ProgressBar
+) -> Watchers:
     """Order matters: numbers are written before the checkpoint that covers them."""
     t, main, step = run.training, parts.accelerator.is_main_process, state.progress.step
-    callbacks: list[Callback] = []
-    metrics, board = None, None
+    guards, after_step, at_end = [parts.health.guard], [], []
+    writers: list[Callable[[Record], None]] = []
     if main:
         metrics, board = MetricsFile(folder.metrics, step=step), TensorBoard(folder.tensorboard, step=step)
-        callbacks += [metrics, board]
-    callbacks.append(parts.health)
-    watchers = (parts.sources.broken, _importance(parts), parts.moving)
-    callbacks += [watcher for watcher in watchers if watcher is not None]
-    if parts.average is not None:
-        callbacks.append(parts.average)
+        writers = [metrics.write, board.write]
+        at_end.append(board.close)
+    if parts.sources.broken is not None:
+        guards.append(parts.sources.broken.guard)
+        at_end.append(parts.sources.broken.report)
+    followers = (parts.health, _importance(parts), parts.moving, parts.average)
+    after_step += [*writers, *(follower.follow for follower in followers if follower is not None)]
     if (heldout := parts.sources.heldout) is not None:
-        callbacks.append(
-            HeldOut(
-                parts.method,
-                parts.models,
-                heldout.examples,
-                rows=heldout.rows,
-                draws=heldout.draws,
-                every=t.heldout_every,
-                last=t.steps,
-                batch_size=t.micro_batch_size or t.batch_size,
-                accelerator=parts.accelerator,
-                writers=[writer.write for writer in (metrics, board) if writer is not None],
-            )
+        measured = HeldOut(
+            parts.method,
+            parts.models,
+            heldout.examples,
+            rows=heldout.rows,
+            draws=heldout.draws,
+            every=t.heldout_every,
+            last=t.steps,
+            batch_size=t.micro_batch_size or t.batch_size,
+            accelerator=parts.accelerator,
+            writers=writers,
         )
-    callbacks.append(
-        Checkpointer(state, folder.checkpoints, every=t.checkpoint_every, keep=t.keep_checkpoints, main=main)
+        after_step.append(measured.when_due)
+    checkpointer = Checkpointer(
+        state, folder.checkpoints, every=t.checkpoint_every, keep=t.keep_checkpoints, main=main
     )
-    return callbacks
+    return Watchers(
+        guards=guards,
+        after_step=[*after_step, checkpointer.when_due, bar.show],
+        at_end=[*at_end, checkpointer.at_end],
+    )
 
 
 def _importance(parts: Assembled) -> Importance | None:

@@ -1,1 +1,1 @@
-"""From a method and data to a trained policy: one loop, and callbacks that watch it."""
+"""From a method and data to a trained policy: one loop, and what watches it."""

@@ -168,7 +168,7 @@ def load(state: TrainState, place: Path) -> None:
 
 @final
 class Checkpointer:
-    """Callback: a checkpoint every so many steps and at the end.
+    """Writes a checkpoint every so many steps and at the end.
 
     Keeps the newest few, and the newest from before the first warning of the guards.
 
@@ -184,17 +184,14 @@ class Checkpointer:
         self.state, self.folder, self.every, self.keep, self.main = state, folder, every, keep, main
         self.written = state.progress.step
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def when_due(self, record: Record) -> None:
         """Write one when it is time."""
-        if progress.step % self.every == 0:
+        if record.step % self.every == 0:
             self._write()
 
-    def on_end(self, progress: Progress) -> None:
+    def at_end(self) -> None:
         """Write one unless this step has one."""
-        if progress.step != self.written:
+        if self.state.progress.step != self.written:
             self._write()
 
     def _write(self) -> None:

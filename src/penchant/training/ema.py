@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from penchant.training.distributed import share, trained_parameters
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 
 
 @final
 class MovingAverage:
-    """Callback: average <- decay * average + (1 - decay) * weights after each step, in float32.
+    """A moving average: average <- decay * average + (1 - decay) * weights after each step, in float32.
 
     Args:
         network: Its parameters that train are averaged.
@@ -25,17 +25,11 @@ class MovingAverage:
         self.trained = trained_parameters(network)
         self.averages = {name: p.detach().float().clone() for name, p in self.trained.items()}
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
     @torch.no_grad()
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def follow(self, record: Record) -> None:
         """Move the average."""
         for name, parameter in self.trained.items():
             self.averages[name].lerp_(parameter.float(), 1 - self.decay)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages, by name; in shards if the network is."""

@@ -5,14 +5,14 @@ import math
 from typing import Any, Literal, final
 
 from penchant.errors import TrainingStopped
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 
 logger = logging.getLogger(__name__)
 
 
 @final
 class Health:
-    """Callback: stops on numbers that are not numbers and on dead gradients; warns of what often follows.
+    """Stops on numbers that are not numbers and on dead gradients; warns of what often follows.
 
     Every warning is given once, and again when it has gone away for a while and come back.
 
@@ -42,7 +42,7 @@ class Health:
         self.first_warning: int | None = None
         self.sentences: list[str] = []
 
-    def before_update(self, record: Record) -> None:
+    def guard(self, record: Record) -> None:
         """Stop before a broken gradient reaches the weights."""
         loss, norm = record.metrics.get("loss", math.nan), record.metrics["gradient/norm"]
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -63,7 +63,7 @@ class Health:
                 record.step, "spike", f"gradient norm {norm:.3g} is {norm / typical:.0f} times the usual"
             )
 
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def follow(self, record: Record) -> None:
         """Follow the running means."""
         for name in ("gradient/norm", "gradient/saturated", "error/winner_change"):
             if name in record.metrics:
@@ -79,9 +79,6 @@ class Health:
                 "too high",
             )
         self._guard_winners(record)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to judge as this one would."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -48,20 +48,20 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Callback(Protocol):
-    """Watches a run; never changes the loss."""
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watchers:
+    """Who is called as a run goes on, each list in its order; none of them changes the loss.
 
-    def before_update(self, record: Record) -> None:
-        """Called with the step's numbers before the weights change; may raise TrainingStopped."""
-        ...
+    Attributes:
+        guards: With a step's numbers, before the weights change; may raise TrainingStopped.
+        after_step: With a step's numbers, after each optimizer step.
+        at_end: Once, when the run is complete or was asked to stop.
+    """
 
-    def on_step(self, progress: Progress, record: Record) -> None:
-        """Called after each optimizer step."""
-        ...
-
-    def on_end(self, progress: Progress) -> None:
-        """Called once, when the run is complete or was asked to stop."""
-        ...
+    guards: Sequence[Callable[[Record], None]] = ()
+    after_step: Sequence[Callable[[Record], None]] = ()
+    at_end: Sequence[Callable[[], None]] = ()
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
     accelerator: Accelerator,
     steps: int,
     max_grad_norm: float = 1.0,
-    callbacks: Sequence[Callback] = (),
+    watchers: Watchers | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
@@ -91,14 +91,14 @@ def fit(
         accelerator: Processes and devices.
         steps: Optimizer steps in all, those already done included.
         max_grad_norm: The gradient is scaled down to this norm.
-        callbacks: Watchers, called in order.
+        watchers: Who is called as it goes on; nobody if None.
         progress: Where to go on; from the start if None.
         stop: Asked after each step.
 
     Returns:
         Where the run ended.
     """
-    progress = progress or Progress()
+    progress, watchers = progress or Progress(), watchers or Watchers()
     trained = list(trained_parameters(network).values())
     while progress.step < steps and not stop():
         started = time.perf_counter()
@@ -116,8 +116,8 @@ def fit(
                 **summed(batch.counted, accelerator),
             }
         )
-        for callback in callbacks:
-            callback.before_update(record)
+        for guard in watchers.guards:
+            guard(record)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -125,10 +125,10 @@ def fit(
         progress.samples += batch.size
         seconds = time.perf_counter() - started
         record.metrics.update({"time/step_s": seconds, "time/samples_per_s": batch.size / seconds})
-        for callback in callbacks:
-            callback.on_step(progress, record)
-    for callback in callbacks:
-        callback.on_end(progress)
+        for watch in watchers.after_step:
+            watch(record)
+    for end in watchers.at_end:
+        end()
     return progress
 
 

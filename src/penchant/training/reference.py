@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from penchant.protocols import Condition, Denoiser, NoiseProcess
 from penchant.training.adapters import POLICY, START, train_only_adapter
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 
 
 @final
@@ -73,7 +73,7 @@ def offload(network: nn.Module, device: torch.device) -> None:
 
 @final
 class MovingReference:
-    """Callback: reference <- (1 - mix) reference + mix policy, every so many steps.
+    """A reference that moves: reference <- (1 - mix) reference + mix policy, every so many steps.
 
     Args:
         policy: Weights that train, by name.
@@ -91,18 +91,12 @@ class MovingReference:
         assert policy.keys() == reference.keys()
         self.policy, self.reference, self.mix, self.every = policy, reference, mix, every
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
     @torch.no_grad()
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def follow(self, record: Record) -> None:
         """Move the reference when it is time."""
-        if progress.step % self.every == 0:
+        if record.step % self.every == 0:
             for name, weight in self.reference.items():
                 weight.lerp_(self.policy[name].to(weight), self.mix)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The reference's weights, for a checkpoint."""

@@ -26,7 +26,7 @@ from penchant.training.ahead import AHEAD, Ahead
 from penchant.training.distributed import said_by_any
 from penchant.training.encode import SMALL as TOO_SMALL
 from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in, needs
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 from penchant.training.reading import Reader
 from penchant.training.source import GlobalBatch
 
@@ -194,7 +194,7 @@ class BrokenRows:
     num_broken: int = 0
     num_small: int = 0
 
-    def before_update(self, record: Record) -> None:
+    def guard(self, record: Record) -> None:
         """Count, and stop when the share is exceeded."""
         self.num_broken += int(record.metrics[BROKEN])
         self.num_small += int(record.metrics[SMALL])
@@ -205,10 +205,7 @@ class BrokenRows:
                 f"{self._one()} Repair or remove them, or raise max_broken."
             )
 
-    def on_step(self, progress: Progress, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_end(self, progress: Progress) -> None:
+    def report(self) -> None:
         """Say how many there were."""
         if self.num_broken:
             logger.warning(

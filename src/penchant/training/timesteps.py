@@ -17,7 +17,7 @@ from torch import Tensor
 
 from penchant.protocols import Batch, LatentBatch, NoiseProcess
 from penchant.randomness import Randomness
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
 from penchant.training.source import GlobalBatch, Source
 
 
@@ -47,7 +47,7 @@ class Antithetic:
 
 @final
 class Importance:
-    """Law and callback: quantiles where the gradient factor has been large lately, weighted to undo it.
+    """Law that learns: quantiles where the gradient factor has been large lately, weighted to undo it.
 
     The noise scale has four quarters, those of the logged metrics. A quarter is drawn in proportion to its
     share of the law times (floor + (1 - floor) * its running gradient factor / the mean one), so no weight
@@ -80,18 +80,12 @@ class Importance:
         weight = self.share[quarter] / chance[quarter]
         return quantile.float().clamp(0, _BELOW_ONE), weight.float()
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def follow(self, record: Record) -> None:
         """Follow the gradient factor of each quarter that the step has seen."""
         for quarter in range(_QUARTERS):
             seen = record.metrics.get(f"gradient/factor/t{quarter}")
             if seen is not None:
                 self.factors[quarter] = self.decay * self.factors[quarter] + (1 - self.decay) * seen
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     def state(self) -> list[float]:
         """The running means, for a checkpoint."""

@@ -12,8 +12,8 @@ from tests import small
 
 from penchant.errors import RunFolderError
 from penchant.randomness import Randomness
-from penchant.training.callbacks import HeldOut, MetricsFile, ProgressBar, TensorBoard
-from penchant.training.loop import Progress, Record
+from penchant.training.loop import Record
+from penchant.training.watchers import HeldOut, MetricsFile, ProgressBar, TensorBoard
 
 
 def lines(path):
@@ -24,7 +24,7 @@ def test_a_resumed_file_drops_what_came_after_its_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = MetricsFile(path)
     for step in (1, 2, 3):
-        first.on_step(Progress(step=step), Record(step=step, metrics={"loss": step / 2}))
+        first.write(Record(step=step, metrics={"loss": step / 2}))
     first.write(Record(step=2, split="heldout", metrics={"loss": 9.0}))
     with path.open("a") as file:
         file.write('{"step": 1, "split": "train", "lo')  # killed while it wrote
@@ -82,7 +82,7 @@ def test_held_out_groups_are_measured_at_fixed_noise_in_pieces_of_any_size(parts
             parameter.data.normal_(std=0.3)
     watcher, seen = held_out(parts)
     for step in (1, 2, 3, 4, 5):
-        watcher.on_step(Progress(step=step), Record(step=step))
+        watcher.when_due(Record(step=step))
     assert [(record.step, record.split) for record in seen] == [(step, "heldout") for step in (2, 4, 5)]
     assert seen[0].metrics == seen[1].metrics and seen[0].metrics["margin/mean"] != 0
     pieces = held_out(parts, batch_size=1)[0].measure(2).metrics
@@ -95,9 +95,9 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = TensorBoard(tmp_path)
-    board.on_step(Progress(step=3), Record(step=3, metrics={"loss": 0.5}))
+    board.write(Record(step=3, metrics={"loss": 0.5}))
     board.write(Record(step=3, split="heldout", metrics={"loss": 0.25}))
-    board.on_end(Progress(step=3))
+    board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.5)]
     assert [(e.step, e.value) for e in events.Scalars("heldout/loss")] == [(3, 0.25)]
@@ -105,9 +105,9 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
 
 def test_the_terminal_line():
     shown = io.StringIO()
-    record = Record(step=1, metrics={"loss": 0.6931, "margin/mean": 0.002, "margin/positive": 0.75})
+    record = Record(step=2, metrics={"loss": 0.6931, "margin/mean": 0.002, "margin/positive": 0.75})
     with ProgressBar(Console(file=shown, width=120), steps=4, done=1) as bar:
-        bar.on_step(Progress(step=2), record)
+        bar.show(record)
     assert "2/4" in shown.getvalue()
     assert "loss 0.6931  margin +2.00e-03  accuracy 0.75" in shown.getvalue()
 

@@ -1,4 +1,4 @@
-"""Callbacks that show and store the numbers of a run."""
+"""Watchers that show and store the numbers of a run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from penchant.files import write_text
 from penchant.protocols import Models
 from penchant.randomness import Randomness
 from penchant.slots.compose import Method, step
-from penchant.training.loop import Progress, Record, aggregate, whole_batch
+from penchant.training.loop import Record, aggregate, whole_batch
 from penchant.training.source import EncodedExamples, GlobalBatch
 
 
@@ -37,16 +37,6 @@ class MetricsFile:
             write_text(path, "".join(f"{line}\n" for line in kept))
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be written ({error.strerror}). Make room.") from error
-
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
-        """Append one line."""
-        self.write(record)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     def write(self, record: Record) -> None:
         """Append one line."""
@@ -77,21 +67,14 @@ class TensorBoard:
 
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
-        """Write every number."""
-        self.write(record)
-
-    def on_end(self, progress: Progress) -> None:
-        """Close the file."""
-        self.writer.close()
-
     def write(self, record: Record) -> None:
         """Write every number."""
         for name, value in record.metrics.items():
             self.writer.add_scalar(f"{record.split}/{name}", value, record.step)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.writer.close()
 
 
 @final
@@ -130,18 +113,12 @@ class HeldOut:
         self.every, self.last = every, last
         self.accelerator, self.writers = accelerator, writers
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def when_due(self, record: Record) -> None:
         """Measure when it is time."""
-        if progress.step % self.every == 0 or progress.step == self.last:
-            measured = self.measure(progress.step)
+        if record.step % self.every == 0 or record.step == self.last:
+            measured = self.measure(record.step)
             for write in self.writers:
                 write(measured)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
 
     @torch.no_grad()
     def measure(self, at: int) -> Record:
@@ -181,14 +158,8 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def before_update(self, record: Record) -> None:
-        """Nothing to do."""
-
-    def on_step(self, progress: Progress, record: Record) -> None:
+    def show(self, record: Record) -> None:
         """Move on."""
         m = record.metrics
         numbers = f"loss {m['loss']:.4f}  margin {m['margin/mean']:+.2e}  accuracy {m['margin/positive']:.2f}"
-        self.bar.update(self.task, completed=progress.step, numbers=numbers)
-
-    def on_end(self, progress: Progress) -> None:
-        """Nothing to do."""
+        self.bar.update(self.task, completed=record.step, numbers=numbers)
