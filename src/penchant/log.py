@@ -37,11 +37,11 @@ _EXTRAS: Final = (
     "torch.utils._pytree",  # torchao's enumerations
     "diffusers.quantizers.torchao.torchao_quantizer",  # weights in torchao's form, which no family reads
 )
-"""Who talks when an optional package is imported that is merely installed, and what about."""
+"""Loggers that warn when optional packages are imported, which being installed is enough for; of what."""
 
 
 def silence_extras() -> None:
-    """Hear nothing but errors of the optional packages; to be called before they are imported."""
+    """Silence all but the errors of optional packages; to be called before they are imported."""
     for name in _EXTRAS:
         logging.getLogger(name).setLevel(logging.ERROR)
 

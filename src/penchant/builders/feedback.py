@@ -112,7 +112,8 @@ def examples_from(
         tally: Filled while the examples are read.
         min_gap: Smallest difference of scores that makes a pair.
         min_score: Lowest score that is kept.
-        near_duplicates: Bits of 64 in which the hashes of two images of a prompt differ at least, minus one.
+        near_duplicates: Images of a prompt whose 64-bit hashes differ in at most so many bits are duplicates;
+            None keeps all.
         progress: Told how many images are scored.
     """
     judge = rewards[0]

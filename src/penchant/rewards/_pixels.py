@@ -29,7 +29,7 @@ def eight_bit(images: Float[Tensor, "N 3 H W"]) -> UInt8[np.ndarray, "N H W 3"]:
 def cropped(picture: Image.Image, side: int) -> Image.Image:
     """The middle square: short side resized to `side`, long side cut.
 
-    An odd number of pixels too many is cut off more at the bottom or right.
+    If the surplus is odd, the extra pixel comes off the bottom or right.
     """
     short, long = sorted(picture.size)
     other = int(side * long / short)

@@ -181,7 +181,7 @@ class _Trained:
 
     def _write_merged(self, lora: StoredLora, place: Path) -> None:
         """The base model's folder with the LoRA added to its weights, in their own type."""
-        families.quiet()  # a LoRA of the text encoder alone has nothing for the network, as is to be
+        families.quiet()  # a LoRA of the text encoder alone has nothing for the network, as expected
         network = self._base_network()
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             lora.write_diffusers(Path(scratch))

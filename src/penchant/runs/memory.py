@@ -132,7 +132,7 @@ def imagined_batch(
 
 
 def _imagine(network: nn.Module) -> None:
-    """Replace what has no memory by tensors of the CPU that only say that they have."""
+    """Replace tensors without memory by fake ones, which say that they lie on the CPU."""
     for module in network.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             imagined = _imagined(tensor)
@@ -195,8 +195,8 @@ def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
 def _bytes_of_moments(run: RunFile, trained: list[nn.Parameter]) -> int:
     """Of moments that `_optimizer` left out.
 
-    AdamW's in 8 bits are two bytes, in 4 bits one and the scales of blocks of 128, of small tensors eight;
-    Adafactor's are a row and a column of a matrix.
+    For a weight, AdamW's take 2 bytes in 8 bits, and 1 in 4 bits beside the scales of blocks of 128; those of
+    small tensors stay float32, 8 bytes. Adafactor's are a row and a column for each matrix.
     """
     match run.training.optimizer:
         case "adamw":

@@ -222,7 +222,7 @@ class Noise(Section):
     draw: Literal["independent", "stratified", "antithetic", "importance"] = Field(
         default="independent",
         description="How the timesteps of a step are drawn: each for itself; one in each of as many equal "
-        "parts of their law as there are groups; in mirrored twos; or more often where the gradient factor "
+        "parts of their law as there are groups; in mirrored pairs; or more often where the gradient factor "
         "is large, with weights that undo it.",
     )
     timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(

@@ -224,7 +224,7 @@ def _candidates(over: Sequence[str], common: Sequence[str]) -> tuple[Candidate, 
 
 
 def _stops(steps: int, candidates: int, where: str) -> tuple[int, ...]:
-    """The last step, and so many halves of it before as leave one candidate."""
+    """The last step after its half, quarter and so on, as many as it takes to leave one candidate."""
     halvings = math.ceil(math.log2(candidates))
     if steps < 2**halvings:
         raise ConfigError(

@@ -100,7 +100,7 @@ class Cache:
         return absent[start:end]
 
     def spot_check(self, encoded: Callable[[str], Condition]) -> None:
-        """Encode a few of the keys again that were asked for and there, evenly spaced.
+        """Encode a few of the requested keys that were there already once more, evenly spaced.
 
         Raises:
             DataError: What is stored is something else.

@@ -76,12 +76,12 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor without shards. Every process has to ask."""
+    """The tensor without shards. Collective: every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Tensor]:
-    """The tensors without shards, in main memory if there were any. Every process has to ask.
+    """The tensors without shards, in main memory if there were any. Collective: every process must call it.
 
     Args:
         tensors: By name.
@@ -96,7 +96,7 @@ def whole_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Ten
 
 
 def said_by_any(words: str | None) -> str | None:
-    """The words of the first process that has any. Every process has to ask."""
+    """The words of the first process that has any. Collective: every process must call it."""
     if not is_initialized():
         return words
     everywhere: list[str | None] = [None] * get_world_size()

@@ -15,7 +15,7 @@ BEAT_S: Final = 0.5
 PATIENCE_S: Final = 8.0
 """A process that gives no sign of life for so long, while another one has failed, has ended."""
 COURTESY_S: Final = 2.0
-"""So long the process that keeps the store waits at its end for the others, which may still want to ask."""
+"""Seconds that the process with the store waits at its end for the others, which may still want to ask."""
 
 
 @final

@@ -1,8 +1,8 @@
 """Denoising errors of the reference, measured once for a fixed set of noise draws.
 
 A run that has them needs no reference network and no reference pass. All runs of a sweep over beta,
-objective, learning rate or seed share them, because their draws hang on the number of the draw alone: pass e
-over the data sees draw e modulo their number.
+objective, learning rate or seed share them, because a draw depends on its number alone: pass e over the data
+sees draw e modulo how many there are.
 """
 
 from collections.abc import Callable, Sequence

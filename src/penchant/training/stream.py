@@ -42,8 +42,8 @@ BROKEN, SMALL = "data/broken", "data/small"
 class StreamSource:
     """Batches of streamed examples: each row once an epoch, in a keyed order.
 
-    A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. Has it
-    fewer groups than rows (ties, rows of another split), they come again from the start; has it more, the
+    A window of R rows fills R places of the epoch with its groups, in a keyed order of their own. If it
+    has fewer groups than rows (ties, rows of another split), they repeat from the start; if it has more, the
     rest waits for another epoch. A place whose group is broken or too small takes another one, half a window
     away; where a whole window has none, the next window of the lane stands in for it, then other lanes.
 

@@ -34,7 +34,7 @@ class Stratified:
 
 @final
 class Antithetic:
-    """Quantiles in mirrored twos, q and 1 - q, of neighbours in the global batch."""
+    """Quantiles in mirrored pairs, q and 1 - q, of neighbours in the global batch."""
 
     def __call__(
         self, ids: Sequence[str], places: Sequence[int], size: int, draws: Randomness, step: int
