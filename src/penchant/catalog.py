@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import Any, final
+from typing import Generic, TypeVar, final
 
 from penchant.errors import unknown
 
+Item = TypeVar("Item")
+
 
 @final
-class Catalog:
+class Catalog(Generic[Item]):
     """The modules of a package, each holding one constant; installed plugins come after.
 
     The item `diffusion-dpo` is the module `diffusion_dpo`. Modules whose name starts with an underscore
@@ -25,7 +27,7 @@ class Catalog:
         """All names, without importing a module."""
         return sorted(self._own.keys() | {point.name for point in entry_points(group=self.package)})
 
-    def get(self, name: str, *, where: str | None = None) -> Any:
+    def get(self, name: str, *, where: str | None = None) -> Item:
         """Import and return one item; an unknown name is a ConfigError that lists the known ones."""
         if module := self._own.get(name):
             return getattr(import_module(f"{self.package}.{module}"), self.constant)

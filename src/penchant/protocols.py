@@ -315,7 +315,9 @@ class Term(Protocol):
 
     reads: ClassVar[frozenset[Evidence]]
 
-    def __call__(self, models: Models, batch: Any, groups: Groups, draws: Randomness) -> Float[Tensor, " B"]:
+    def __call__(
+        self, models: Models, batch: Batch, groups: Groups, draws: Randomness
+    ) -> Float[Tensor, " B"]:
         """Loss of each group, its coefficient included."""
         ...
 

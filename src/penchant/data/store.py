@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from penchant.data import labelstudio, parquet
 from penchant.data.columns import ColumnRows, Columns, Table
@@ -273,7 +273,7 @@ def _mapped(
     return None if columns is None else ColumnRows(grouped(table, columns, shared), columns, absent=absent)
 
 
-def _refuse(table: Table) -> Rows:
+def _refuse(table: Table) -> NoReturn:
     raise LayoutError(
         f"{table.path}: unknown layout, got {', '.join(table.names)}. "
         "Say with `data.columns` (typed: `--column`) what these mean."

@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 
 from penchant.evaluation.intervals import Estimate
 from penchant.evaluation.results import Results
-from penchant.evaluation.winrate import EffectSize
+from penchant.evaluation.winrate import EffectSize, WinRate
 from penchant.reports.contents import RunContents
 
 MINUS = "\N{MINUS SIGN}"
@@ -34,7 +34,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + "%"
 
 
-def percent_range(estimate: Estimate | Any) -> str:
+def percent_range(estimate: Estimate | WinRate) -> str:
     """The interval of a share, such as `89.1 to 96%`."""
     return f"{percent(estimate.low).removesuffix('%')} to {percent(estimate.high)}"
 

@@ -3,7 +3,7 @@
 import inspect
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -214,7 +214,7 @@ def _strict(hint: Any) -> ConfigDict | None:
     return None if is_dataclass(hint) else ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def _built(build: Any, slot: type, *, where: str, place: list[str]) -> Any:
+def _built(build: Callable[[], Slot], slot: type, *, where: str, place: list[str]) -> Slot:
     try:
         return build()
     except ValueError as error:

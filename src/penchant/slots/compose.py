@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from penchant.errors import CompositionError
 from penchant.numerics import at_least_float32
-from penchant.protocols import Evidence, Groups, Models, Objective, Ratio, Term, Weight
+from penchant.protocols import Batch, Evidence, Groups, Models, Objective, Ratio, Term, Weight
 from penchant.randomness import Randomness
 from penchant.shapes import Shape
 
@@ -88,7 +88,7 @@ Pool = Callable[[Groups], Groups]
 
 
 def step(
-    method: Method, models: Models, batch: Any, draws: Randomness, *, pool: Pool | None = None
+    method: Method, models: Models, batch: Batch, draws: Randomness, *, pool: Pool | None = None
 ) -> StepOutput:
     """Loss and numbers of one batch, the same for all methods.
 

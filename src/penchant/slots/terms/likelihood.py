@@ -1,7 +1,7 @@
 """Terms that keep the winners likely.  Axes: B groups, K candidates."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from penchant.numerics import at_least_float32, require_positive
-from penchant.protocols import Evidence, Groups, Models
+from penchant.protocols import Batch, Evidence, Groups, Models
 from penchant.randomness import Randomness
 
 
@@ -35,7 +35,9 @@ class WinnerLikelihood:
     def __post_init__(self) -> None:
         require_positive("coefficient", self.coefficient)
 
-    def __call__(self, models: Models, batch: Any, groups: Groups, draws: Randomness) -> Float[Tensor, " B"]:
+    def __call__(
+        self, models: Models, batch: Batch, groups: Groups, draws: Randomness
+    ) -> Float[Tensor, " B"]:
         """Loss of each group, its coefficient included."""
         return -self.coefficient * _winner(groups, groups.log_policy)
 
@@ -61,7 +63,9 @@ class WinnerKept:
     def __post_init__(self) -> None:
         require_positive("coefficient", self.coefficient)
 
-    def __call__(self, models: Models, batch: Any, groups: Groups, draws: Randomness) -> Float[Tensor, " B"]:
+    def __call__(
+        self, models: Models, batch: Batch, groups: Groups, draws: Randomness
+    ) -> Float[Tensor, " B"]:
         """Loss of each group, its coefficient included."""
         return self.coefficient * F.relu(-_winner(groups, groups.log_ratio))
 
