@@ -28,8 +28,6 @@ METRICS: Final[Mapping[str, str]] = {
 }
 """Name of every metric in metrics.jsonl and what it is; a suffix /t0../t3 is a quarter of the noise scale."""
 
-TIMING_PREFIX: Final = "time/"
-
 
 _EXTRAS: Final = (
     "bitsandbytes",  # kernels that are not downloaded

@@ -95,7 +95,7 @@ def test_numbers_read_well(run_folder):
 
 
 def test_names_of_settings():
-    run = {"method": {"name": "ipo"}, "model": "x/y", "data": {"pairs": "p.parquet"}, "seed": 3}
+    run = {"method": "ipo", "model": "x/y", "data": {"path": "p.parquet"}, "seed": 3}
     assert [setting_name(run, key) for key in ("method", "model", "data", "seed", "none")] == [
         "ipo", "x/y", "p.parquet", None, None,
     ]  # fmt: skip

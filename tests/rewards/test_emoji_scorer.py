@@ -61,12 +61,6 @@ def test_the_preferred_style_is_told_from_the_flat_ones(scorer, pictures):
     )
 
 
-def test_categories_are_probabilities(scorer, pictures):
-    probability = scorer.category_probability(pictures[0][1])
-    assert probability.shape == (40, len(scorer.categories))
-    torch.testing.assert_close(probability.sum(1), torch.ones(40))
-
-
 def test_long_captions_are_cut_and_padding_changes_nothing(scorer):
     length = scorer.config["text"]["max_length"]
     ids, words = scorer.tokens(["cat " * 500, "cat"])

@@ -20,8 +20,8 @@ def run_of(method="diffusion-dpo", **options):
     return check(raw | {"training": {"steps": 1}} | options, where="run.yaml")
 
 
-def changed(method="diffusion-dpo", beta=None, **options):
-    return override(catalog.get(method), run_of(method, **options), where="run.yaml", beta=beta)
+def changed(method="diffusion-dpo", **options):
+    return override(catalog.get(method), run_of(method, **options), where="run.yaml")
 
 
 def message(method="diffusion-dpo", kind=ConfigError, **options):
@@ -61,14 +61,10 @@ def test_terms_replace_those_of_the_method():
     assert changed(terms=[]).terms == ()
 
 
-def test_auto_beta_takes_the_value_of_the_caller():
-    assert changed(objective={"beta": "auto"}, beta=170.0).objective == Logistic(beta=170.0)
+def test_auto_beta_has_a_value_to_probe_with():
     assert changed(objective={"beta": "auto"}).objective == Logistic(beta=1.0)
-    assert changed(objective={"kind": "hinge", "beta": "auto"}, beta=4.0).objective == Hinge(beta=4.0)
-
-
-def test_the_value_of_the_caller_is_only_for_auto():
-    assert changed(objective={"beta": 7}, beta=170.0).objective == Logistic(beta=7.0)
+    assert changed(objective={"kind": "hinge", "beta": "auto"}).objective == Hinge(beta=1.0)
+    assert changed(objective={"beta": 7}).objective == Logistic(beta=7.0)
 
 
 def test_an_experimental_slot_needs_to_be_allowed():

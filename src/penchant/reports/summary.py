@@ -63,11 +63,10 @@ def change_text(effect: EffectSize) -> str:
 
 
 def setting_name(run: Mapping[str, Any], key: str) -> str | None:
-    """Name of the method, model or data of a run file: the value, or its name, file, path or family."""
+    """Name of the method, model or data of a run file: the value, or its path."""
     value = run.get(key)
     if isinstance(value, Mapping):
-        names = (value.get(inner) for inner in ("name", "path", "file", "pairs", "train", "family"))
-        value = next((name for name in names if isinstance(name, str)), None)
+        value = value.get("path")
     return value if isinstance(value, str) else None
 
 

@@ -152,7 +152,3 @@ class EmojiScorer(nn.Module):
     def style_probability(self, images: Float[Tensor, "N 3 64 64"]) -> Float[Tensor, "N styles"]:
         """Probability of each style of `styles`."""
         return self.style_head(self.features(images)).softmax(-1)
-
-    def category_probability(self, images: Float[Tensor, "N 3 64 64"]) -> Float[Tensor, "N categories"]:
-        """Probability of each category of `categories`."""
-        return self.category_head(self.features(images)).softmax(-1)

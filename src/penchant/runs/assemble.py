@@ -85,9 +85,9 @@ class Assembled:
     family: DiffusionFamily
 
 
-def method_of(run: RunFile, *, where: str, beta: float | None = None) -> Method:
+def method_of(run: RunFile, *, where: str) -> Method:
     """The method of a run file with its options."""
-    method = override(methods.catalog.get(run.method, where=where), run, where=where, beta=beta)
+    method = override(methods.catalog.get(run.method, where=where), run, where=where)
     if method.ratio.domain is not Domain.DIFFUSION:
         raise CompositionError(
             f"{where}: method {method.name!r} trains language models, {run.model!r} draws images. Take a "

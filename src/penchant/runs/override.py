@@ -33,7 +33,7 @@ PROBE_BETA: Final = 1.0
 Slot = TypeVar("Slot")
 
 
-def override(method: Method, run: RunFile, *, where: str, beta: float | None = None) -> Method:
+def override(method: Method, run: RunFile, *, where: str) -> Method:
     """The method with the options of a run file.
 
     Options that are not named keep the method's value. Another `kind` starts from its own defaults; nothing
@@ -43,7 +43,6 @@ def override(method: Method, run: RunFile, *, where: str, beta: float | None = N
         method: A composition from the catalogue.
         run: The run file.
         where: Name of the run file, for messages.
-        beta: Value for `objective: {beta: auto}`; `PROBE_BETA` if None.
 
     Raises:
         ConfigError: An option or kind is unknown, of the wrong type or out of range, or a slot is
@@ -52,7 +51,7 @@ def override(method: Method, run: RunFile, *, where: str, beta: float | None = N
     """
     objective = dict(run.objective)
     if run.wants_auto_beta:
-        objective["beta"] = PROBE_BETA if beta is None else beta
+        objective["beta"] = PROBE_BETA
     kinds = _Kinds(method, where)
     chosen: dict[str, Any] = {
         "ratio": kinds.set("ratio", method.ratio, run.ratio),
