@@ -25,8 +25,8 @@ HOSTILE = "<script>alert(1)</script> \"quoted\" & 'so' <img src=x onerror=alert(
 RUN = """\
 # effective run file
 method: diffusion-dpo
-model: {family: emoji, path: assets/emoji-model}
-data: {pairs: assets/emoji-pairs.parquet, split: train}
+model: assets/emoji-model
+data: {path: assets/emoji-pairs.parquet, train_split: train}
 objective:
   beta: 800.0
 training:
