@@ -185,10 +185,16 @@ def _words(evidence: frozenset[Evidence]) -> tuple[str, ...]:
 def _example(method: Method) -> str:
     if method.ratio.domain is Domain.LANGUAGE:
         return (
+            "from penchant.families.causal_lm import CausalLanguageModel as Model\n"
             "from penchant.methods import catalog\n"
+            "from penchant.protocols import Models, TokenBatch\n"
+            "from penchant.randomness import Randomness\n"
             "from penchant.slots.compose import step\n\n"
-            f'method = catalog.get("{method.name}")\n'
-            "loss = step(method, models, batch, draws).loss\n"
+            "# policy, frozen: of AutoModelForCausalLM; tokens, attended and completion: B x 2 x L, the\n"
+            "# preferred text first; attended is True on text, completion on the answer alone\n"
+            "models = Models(policy=Model(network=policy), reference=Model(network=frozen))\n"
+            "batch = TokenBatch(ids=ids, tokens=tokens, attended=attended, completion=completion)\n"
+            f'loss = step(catalog.get("{method.name}"), models, batch, Randomness(run=0)).loss\n'
         )
     online = "online: {reward: style}\n" if kind_of(type(method.ratio)) == "stepwise" else ""
     return (
