@@ -100,7 +100,7 @@ def draw(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "N 3 H W"]:
     """Draw images with a plain diffusers pipeline, each from its own generator; values in [0, 1]."""
-    images = []
+    images = None
     takes_eta = "eta" in inspect.signature(pipeline.__call__).parameters
     noise = {"eta": sampler.eta} if takes_eta else {}
     for start in range(0, len(requests), sampler.batch_size):
@@ -116,9 +116,13 @@ def draw(
             **noise,
             **sampler.options,
         )[0]
-        images.append(drawn.reshape(len(part), *drawn.shape[-3:]).float().cpu())  # of a video the one frame
+        drawn = drawn.reshape(len(part), *drawn.shape[-3:]).float().cpu()  # of a video the one frame
+        if images is None:  # to be filled: a list joined at the end would need its memory twice
+            images = drawn.new_empty(len(requests), *drawn.shape[1:])
+        images[start : start + len(part)] = drawn
         progress(min(start + sampler.batch_size, len(requests)))
-    return torch.cat(images)
+    assert images is not None, "there are prompts"
+    return images
 
 
 def write_pairs(

@@ -1,8 +1,9 @@
 """From a run file to its data: where it lies, what its columns mean, and how it becomes groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 from penchant import families
 from penchant.data import hub, store
@@ -42,13 +43,22 @@ def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
 
 
 def examples_of(run: RunFile, split: str | None, *, where: str) -> Iterable[Example]:
-    """The rows of one split, read as the training reads them.
+    """The rows of one split, read as the training reads them, anew each time they are gone through.
 
     A data set of the hub that is streamed stays there; streamed rows that are broken are left out.
     """
     if run.data.streaming:
-        return stream_of(run, split, where=where).in_file_order()
+        return _InFileOrder(stream_of(run, split, where=where))
     return data_of(run, split, where=where)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _InFileOrder:
+    stream: Stream
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.stream.in_file_order()
 
 
 def prompts_of(run: RunFile, split: str | None, *, where: str) -> list[str]:
