@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -109,20 +110,14 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         _sync(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # the writer of safetensors hides the number in its words
+        reason = error.strerror if isinstance(error, OSError) else None
         raise RunFolderError(
-            f"{place}: the checkpoint cannot be written ({error.strerror or error}). Older checkpoints are "
+            f"{place}: the checkpoint cannot be written ({reason or error}). Older checkpoints are "
             "untouched; make room or give write permission, then go on with --resume."
         ) from error
-    except Exception as error:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if "No space left" not in str(error) and "I/O error" not in str(error):
-            raise
-        raise RunFolderError(
-            f"{place}: the checkpoint cannot be written ({error}). Older checkpoints are untouched; make "
-            "room, then go on with --resume."
-        ) from error
     return place
 
 
