@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from penchant.errors import ModelError
+from penchant.files import sha256
 
 _HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _CHUNK: Final = 1 << 20
@@ -99,18 +100,14 @@ def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
     counted = (path for part in parts for top in folder.glob(part) for path in (top, *top.rglob("*")))
     files = {path for path in counted if path.is_file() and path.suffix in _HASHED}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        joined.update(f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+        joined.update(f"{_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return joined.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
-    hashed = hashlib.sha256()
+def _hash(file: Path) -> str:
     try:
-        with path.open("rb") as file:
-            while piece := file.read(_CHUNK):
-                hashed.update(piece)
+        return sha256(file)
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({error.strerror}). Check the file and its rights."
+            f"{file}: cannot be read ({error.strerror}). Check the file and its rights."
         ) from None
-    return hashed.hexdigest()

@@ -1,6 +1,5 @@
 """Checkpoints: everything a run needs to go on to the bit, written so that none is ever half there."""
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.errors import RunFolderError
-from penchant.files import give_usual_rights
+from penchant.files import give_usual_rights, sha256
 from penchant.training import four_bit
 from penchant.training.distributed import share, trained_parameters, whole_tensors
 from penchant.training.ema import MovingAverage
@@ -94,7 +93,7 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
         for name, tensors in _tensors(state, main=True):
             path = partial / f"{name}.safetensors"
             save_file(tensors, path)
-            hashes[path.name] = _hash(path)
+            hashes[path.name] = sha256(path)
             _sync(path)
         known = {
             "step": state.progress.step,
@@ -257,16 +256,11 @@ def _damage(place: Path) -> str | None:
     try:
         stored: dict[str, Any] = json.loads((place / _STATE).read_text(encoding="utf-8"))
         for name, digest in stored["files"].items():
-            if _hash(place / name) != digest:
+            if sha256(place / name) != digest:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it is not whole ({error})"
     return None
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
