@@ -21,20 +21,26 @@ from penchant.errors import ModelError
 from penchant.files import sha256
 
 _HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
-_CHUNK: Final = 1 << 20
-_NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
+_NAME: Final = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
-def is_name(model: str) -> bool:
+def is_name(name: str) -> bool:
     """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
-    parts = _NAME.fullmatch(model)
+    parts = _NAME.fullmatch(name)
     if parts is None:
         return False
     try:
-        validate_repo_id(f"{parts['owner']}/{parts['name']}")
+        validate_repo_id(parts["repository"])
     except HFValidationError:
         return False
     return True
+
+
+def repository_and_revision(name: str) -> tuple[str, str | None]:
+    """`owner/name` and the revision, None if there is none, of what `is_name` is true for."""
+    parts = _NAME.fullmatch(name)
+    assert parts is not None
+    return parts["repository"], parts["revision"]
 
 
 def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
@@ -49,9 +55,7 @@ def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequenc
     Raises:
         ModelError: It is gated, missing, has no such revision, or the hub cannot be reached.
     """
-    parts = _NAME.fullmatch(model)
-    assert parts is not None
-    repository, revision = f"{parts['owner']}/{parts['name']}", parts["revision"]
+    repository, revision = repository_and_revision(model)
     try:
         folder = snapshot_download(
             repository, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)

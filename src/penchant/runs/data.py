@@ -11,6 +11,7 @@ from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset
 from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream, open_remote_stream, open_stream
+from penchant.hub import is_name
 from penchant.runs import columns
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
@@ -74,7 +75,7 @@ def is_remote(run: RunFile) -> bool:
 
 
 def _is_remote(name: str) -> bool:
-    return name not in SHIPPED_DATA and not Path(name).exists() and hub.is_name(name)
+    return name not in SHIPPED_DATA and not Path(name).exists() and is_name(name)
 
 
 def data_place(run: RunFile, *, where: str) -> Path:
