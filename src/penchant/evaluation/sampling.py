@@ -19,6 +19,7 @@ from torch import Tensor
 from penchant.errors import ConfigError, RunFolderError
 from penchant.families import PipelineFamily
 from penchant.files import write_text
+from penchant.numerics import eight_bit
 
 
 @final
@@ -148,8 +149,7 @@ def write_pairs(
 
 def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
     """An image in [0, 1] as 8-bit RGB, rounded as diffusers does."""
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return Image.fromarray(eight_bit(image).numpy())
 
 
 def _seed(key: str) -> int:
