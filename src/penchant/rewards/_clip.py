@@ -16,6 +16,9 @@ from transformers import CLIPModel, CLIPTokenizer
 from penchant.rewards._pixels import Fit, clip_pixels
 from penchant.rewards._weights import device, folder_of, frozen, loaded, weights_of
 
+VIT_H_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""Tokenizer of the scorers that were tuned from this CLIP ViT-H/14."""
+
 _SAVE_AGAIN: Final = (
     "Convert it once, where you trust it: load it with transformers and call save_pretrained(folder)."
 )
@@ -46,6 +49,12 @@ class Towers:
             list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(device())
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+    def cosines(
+        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], fit: Fit
+    ) -> Float[Tensor, " N"]:
+        """Cosine of each image and its text."""
+        return (self.of_images(images, fit) * self.of_texts(texts)).sum(-1)
 
 
 @cache
