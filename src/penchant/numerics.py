@@ -35,6 +35,11 @@ def mean_over_elements(
     return (values * weight).sum(1) / weight.sum(1)
 
 
+def accelerator_or_cpu() -> torch.device:
+    """Where models run that are on no device of their own: the accelerator if there is one."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def eight_bit(images: Float[Tensor, "*N C H W"]) -> UInt8[Tensor, "*N H W C"]:
     """Images in [0, 1] as files hold them: cut to the range, rounded to 8 bits, channels last, on the CPU."""
     pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -22,6 +22,7 @@ from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
 from penchant.evaluation.sampling import Request, draw, requests_for, sampler_of, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
+from penchant.numerics import accelerator_or_cpu
 from penchant.protocols import Reward
 from penchant.rewards._cache import ScoreCache, cached
 from penchant.rewards._shipped import perceptual_features
@@ -172,7 +173,7 @@ def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, fa
     if tuned_folder == base_folder:
         tuned.pipeline.load_lora_weights(str(folder.adapter))
     for model in (base, tuned):
-        model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+        model.to(accelerator_or_cpu())
     return base, tuned
 
 
