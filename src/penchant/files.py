@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 PARTIAL: Final = ".partial"
 """How the names of unfinished files end."""
@@ -15,8 +15,8 @@ PARTIAL: Final = ".partial"
 class Readable(Protocol):
     """A `Path`, or what is opened like one."""
 
-    def open(self, mode: Literal["rb"]) -> IO[bytes]:
-        """Open it to be read."""
+    def open(self, mode: Literal["rb"]) -> Any:
+        """Open it to be read; of the type no more is asked, as `typing.IO` leaves `readinto` out."""
         ...
 
 
