@@ -1,5 +1,6 @@
 """A file is whole or as it was before, and whoever may read new files may read it."""
 
+import hashlib
 import os
 import stat
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from penchant.files import give_usual_rights, replacing, write_text
+from penchant.files import give_usual_rights, replacing, sha256, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,15 @@ def usual():
 
 def rights(path):
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    content = bytes(range(256)) * 5000  # more than one piece
+    path.write_bytes(content)
+    assert sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_what_was_written_takes_the_place_with_the_usual_rights(tmp_path):

@@ -1,14 +1,33 @@
-"""Files that are whole or not there, for all who may read what is new in their folder."""
+"""Files that are whole or not there, for all who may read what is new in their folder; and their hashes."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, Protocol
 
 PARTIAL: Final = ".partial"
 """How the names of unfinished files end."""
+
+
+class Readable(Protocol):
+    """A `Path`, or what is opened like one."""
+
+    def open(self, mode: Literal["rb"]) -> Any:
+        """Open it to be read; of the type no more is asked, as `typing.IO` leaves `readinto` out."""
+        ...
+
+
+def sha256(file: Readable) -> str:
+    """SHA-256 over the bytes of a file, in hex; read in pieces, so that large files need no memory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -18,22 +18,29 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from penchant.errors import ModelError
+from penchant.files import sha256
 
 _HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
-_CHUNK: Final = 1 << 20
-_NAME: Final = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
+_NAME: Final = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
-def is_name(model: str) -> bool:
+def is_name(name: str) -> bool:
     """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
-    parts = _NAME.fullmatch(model)
+    parts = _NAME.fullmatch(name)
     if parts is None:
         return False
     try:
-        validate_repo_id(f"{parts['owner']}/{parts['name']}")
+        validate_repo_id(parts["repository"])
     except HFValidationError:
         return False
     return True
+
+
+def repository_and_revision(name: str) -> tuple[str, str | None]:
+    """`owner/name` and the revision, None if there is none, of what `is_name` is true for."""
+    parts = _NAME.fullmatch(name)
+    assert parts is not None
+    return parts["repository"], parts["revision"]
 
 
 def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
@@ -48,9 +55,7 @@ def download(model: str, where: str, *, wanted: Sequence[str], unwanted: Sequenc
     Raises:
         ModelError: It is gated, missing, has no such revision, or the hub cannot be reached.
     """
-    parts = _NAME.fullmatch(model)
-    assert parts is not None
-    repository, revision = f"{parts['owner']}/{parts['name']}", parts["revision"]
+    repository, revision = repository_and_revision(model)
     try:
         folder = snapshot_download(
             repository, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)
@@ -99,18 +104,14 @@ def model_hash(folder: Path, parts: Sequence[str] = ("*",)) -> str:
     counted = (path for part in parts for top in folder.glob(part) for path in (top, *top.rglob("*")))
     files = {path for path in counted if path.is_file() and path.suffix in _HASHED}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        joined.update(f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+        joined.update(f"{_hash(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return joined.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
-    hashed = hashlib.sha256()
+def _hash(file: Path) -> str:
     try:
-        with path.open("rb") as file:
-            while piece := file.read(_CHUNK):
-                hashed.update(piece)
+        return sha256(file)
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({error.strerror}). Check the file and its rights."
+            f"{file}: cannot be read ({error.strerror}). Check the file and its rights."
         ) from None
-    return hashed.hexdigest()

@@ -1,9 +1,12 @@
-"""Numerical building blocks shared by every objective.  Axes: B groups."""
+"""Numerical building blocks that objectives, scores and files share.
+
+Axes: B groups, N rows or images, D elements, C channels, H W pixels.
+"""
 
 import sys
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
@@ -30,6 +33,17 @@ def mean_over_elements(
         return values.mean(1)
     weight = weight.flatten(1)
     return (values * weight).sum(1) / weight.sum(1)
+
+
+def accelerator_or_cpu() -> torch.device:
+    """Where models run that are on no device of their own: the accelerator if there is one."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def eight_bit(images: Float[Tensor, "*N C H W"]) -> UInt8[Tensor, "*N H W C"]:
+    """Images in [0, 1] as files hold them: cut to the range, rounded to 8 bits, channels last, on the CPU."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.movedim(-3, -1).contiguous().cpu()
 
 
 def is_finite(value: int | float) -> bool:

@@ -14,16 +14,6 @@ from penchant.data.stream import open_remote_stream
 from penchant.errors import DataError
 
 
-@pytest.mark.parametrize("name", ["owner/name", "owner/name@v1.0", "o/n@refs/convert/parquet"])
-def test_names_of_the_hub(name):
-    assert hub.is_name(name)
-
-
-@pytest.mark.parametrize("name", ["pairs", "./a/b", "a/b/c", "../a", "/a/b", "a/b@", "a/b--c", "a/b.git"])
-def test_paths_are_no_names(name):
-    assert not hub.is_name(name)
-
-
 def test_only_rows_and_images_are_fetched_and_never_code(monkeypatch):
     calls = []
 

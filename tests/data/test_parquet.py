@@ -1,3 +1,4 @@
+import io
 import resource
 
 import pyarrow as pa
@@ -63,6 +64,42 @@ def test_rows_are_found_across_row_groups(tmp_path, monkeypatch, examples):
     assert pq.ParquetFile(path).num_row_groups == 5
     data = store.read(path)
     assert [data[i] for i in (8, 0, 4, 3, 8)] == [examples[i % 3] for i in (8, 0, 4, 3, 8)]
+
+
+class Counted:
+    """A place that counts the bytes that are read from it."""
+
+    def __init__(self, path):
+        self.path, self.name, self.suffix, self.bytes = path, path.name, path.suffix, 0
+
+    def open(self, mode):
+        counted = self
+
+        class Opened(io.FileIO):
+            def read(self, size=-1):
+                content = super().read(size)
+                counted.bytes += len(content)
+                return content
+
+        return Opened(self.path, mode)
+
+    def stat(self):
+        return self.path.stat()
+
+
+def test_the_footer_is_read_once_for_all_row_groups(tmp_path):
+    path = tmp_path / "wide.parquet"
+    numbers = {f"number {column}": list(range(100)) for column in range(30)}
+    captions = [f"caption {row}" for row in range(100)]
+    pq.write_table(pa.table({"caption": captions} | numbers), path, row_group_size=1)
+    place = Counted(path)
+    groups = parquet.RowGroups(place, Recent())
+    size, opening = path.stat().st_size, place.bytes
+    assert 0 < opening <= size
+    assert [row["caption"] for row in groups.light(["caption"])] == captions
+    assert place.bytes - opening < size / 10  # one column of 31; a footer a group is 75 times the file
+    assert groups.row(42)["number 29"] == 42
+    assert place.bytes < 1.2 * size
 
 
 def test_a_file_that_exists_is_kept(tmp_path, examples):

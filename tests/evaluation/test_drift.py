@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from penchant.evaluation import drift
 from penchant.evaluation.drift import (
     PairedImages,
     colour_entropy,
@@ -15,6 +16,7 @@ from penchant.evaluation.drift import (
     saturation,
     spectrum_slope,
 )
+from penchant.training.live_bytes import LiveBytes
 
 
 def flat(red: float, green: float, blue: float, size: int = 16) -> torch.Tensor:
@@ -144,3 +146,37 @@ def test_further_seeds_are_read_by_the_diversity_alone():
     expected = ((base[:2] - second_base[:2]) ** 2).mean((1, 2, 3)).sqrt().mean().item()
     assert panel[-1].base == pytest.approx(expected, rel=1e-5)
     assert panel[-1].tuned == 0
+
+
+def test_further_seeds_are_cut_as_if_they_stood_behind_the_first():
+    """A network rounds differently for another batch size; here it sees how large the batch is."""
+    sizes = []
+
+    def features(images):
+        sizes.append(len(images))
+        return images.flatten(1) - images.mean()
+
+    images = torch.rand(2, 75, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    names = [f"prompt {number % 45}" for number in range(75)]
+    pairs, further = (
+        PairedImages(base=images[0, part], tuned=images[1, part], prompts=names[part])
+        for part in (slice(45), slice(45, None))
+    )
+    panel = drift_panel(pairs, more_seeds=further, features=features)
+    assert sizes == [32, 32, 11] * 2
+    expected = [diversity_between_seeds(side, names, features=features).mean() for side in images]
+    assert [panel[-1].base, panel[-1].tuned] == expected
+
+
+def test_the_panel_holds_no_copy_of_the_images(monkeypatch):
+    monkeypatch.setattr(drift, "_IMAGES_AT_ONCE", 4)
+    images = torch.rand(2, 640, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    names = [f"prompt {number % 320}" for number in range(640)]
+    pairs, further = (
+        PairedImages(base=images[0, part], tuned=images[1, part], prompts=names[part])
+        for part in (slice(320), slice(320, None))
+    )
+    with LiveBytes() as live:
+        given = live.count([images])
+        drift_panel(pairs, more_seeds=further, features=lambda some: some.mean(dim=(2, 3)))
+    assert live.peak - given < images.nbytes / 8

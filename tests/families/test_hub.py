@@ -112,6 +112,19 @@ def test_a_folder_that_is_there_comes_first(hub, tiny_model, tmp_path, monkeypat
     assert hub == []
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("owner/name", ("owner/name", None)),
+        ("owner/name@v1.0", ("owner/name", "v1.0")),
+        ("o/n-1.x@refs/convert/parquet", ("o/n-1.x", "refs/convert/parquet")),
+    ],
+)
+def test_names_of_the_hub(name, parts):
+    assert hubs.is_name(name)
+    assert hubs.repository_and_revision(name) == parts
+
+
 @pytest.mark.parametrize("model", ["emoji", "/a/b", "./a", "../a/b", "a/b/c", "a/b@", "~/a", *IMPOSSIBLE])
 def test_a_path_is_no_name_on_the_hub(model):
     assert not hubs.is_name(model)

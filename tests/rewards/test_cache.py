@@ -9,6 +9,7 @@ from penchant.errors import RewardError
 from penchant.protocols import Reward
 from penchant.rewards._cache import Cached, ScoreCache, cached
 from penchant.rewards.combined import Combined, Part
+from penchant.training.live_bytes import LiveBytes
 
 
 @dataclass
@@ -50,6 +51,15 @@ def test_nothing_is_scored_twice_also_by_another_process_later(cache, images):
     assert again.scored == []
     rounded = (images * 255).round() / 255
     torch.testing.assert_close(first, Counting()(rounded, PROMPTS))
+
+
+def test_many_images_are_rounded_a_few_at_a_time(cache):
+    many = torch.rand(320, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with LiveBytes() as live:
+        given = live.count([many])
+        scores = cached(Counting(), cache)(many, ["a prompt"] * 320)
+    assert live.peak - given < many.nbytes / 2
+    torch.testing.assert_close(scores, Counting()((many * 255).round() / 255, ["a prompt"] * 320))
 
 
 def test_equal_images_in_one_batch_are_asked_for_once(cache, images):

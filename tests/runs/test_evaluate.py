@@ -11,6 +11,7 @@ from rich.console import Console
 from tests import small
 
 from penchant.cli import main
+from penchant.data import store
 from penchant.errors import ConfigError, DataError, RunFolderError
 from penchant.evaluation.results import read_results
 from penchant.evaluation.sampling import Sampler, draw, requests_for, to_picture
@@ -138,8 +139,8 @@ def test_a_reward_that_made_the_labels_was_trained_on(options, tiny_pairs, tmp_p
     judged = tmp_path / "judged.parquet"
     relabel(tiny_pairs, judged, ["colourfulness", "compressibility"], console=QUIET, split="train")
     run = check(options(**{"data.path": str(judged)}), where="run.yaml")
-    assert trained_on(run, where="run.yaml") == {"colourfulness"}
-    assert trained_on(check(options(), where="run.yaml"), where="run.yaml") == set()
+    assert trained_on(run, store.read(judged), where="run.yaml") == {"colourfulness"}
+    assert trained_on(run, store.read(tiny_pairs), where="run.yaml") == set()
 
 
 def test_a_method_that_samples_was_trained_on_every_part_of_its_reward(options):
@@ -150,7 +151,17 @@ def test_a_method_that_samples_was_trained_on_every_part_of_its_reward(options):
         "training": {"steps": 1},
     }  # fmt: skip
     run = check(options(**online), where="run.yaml")
-    assert trained_on(run, where="run.yaml") == {"combined", "colourfulness", "style"}
+    assert trained_on(run, [], where="run.yaml") == {"combined", "colourfulness", "style"}
+
+
+def test_each_split_is_opened_once(trained, results, tmp_path, monkeypatch):
+    folder = RunFolder(shutil.copytree(trained.path, tmp_path / "again"))
+    opened, real = [], store.read
+    monkeypatch.setattr(
+        store, "read", lambda path, **how: (opened.append(how["split"]), real(path, **how))[1]
+    )
+    assert evaluate(folder, console=QUIET).drift == results.drift
+    assert sorted(opened) == ["test", "train"]
 
 
 def test_several_seeds_need_no_second_ones(tiny_model, tiny_pairs, tmp_path):

@@ -100,7 +100,8 @@ def test_a_data_set_of_the_hub_is_evaluated_without_a_download(streamed, shards,
     wanted = [f"thing {number}" for number in range(24, 32)]
     for run in (here, away):
         assert list(evaluation.suite_of(run, where="run.yaml").prompts) == wanted
-        assert evaluation.trained_on(run, where="run.yaml") == set()
-    winners = [evaluation._preferred_images(run, 16, "run.yaml") for run in (here, away)]
+    rows = [evaluation.examples_of(run, run.data.train_split, where="run.yaml") for run in (here, away)]
+    assert [evaluation.trained_on(here, some, where="run.yaml") for some in rows] == [set(), set()]
+    winners = [evaluation._preferred_images(here, some, 16) for some in rows]
     assert len(winners[0]) in (23, 24), "one row of 24 has a broken image"
     assert torch.equal(*winners)

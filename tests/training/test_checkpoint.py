@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tests import small
 
@@ -102,11 +103,12 @@ def full_disk(monkeypatch):
 
 FULL = (
     OSError(errno.ENOSPC, "No space left on device"),
-    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"),
 )
 
 
-@pytest.mark.parametrize("error", FULL, ids=["python", "safetensors"])
+@pytest.mark.parametrize("error", FULL, ids=["python", "safetensors", "quota"])
 @pytest.mark.parametrize("name", ["weights", "optimizer"])
 def test_a_full_disk_loses_nothing_older(tmp_path, full_disk, error, name):
     state = state_of()
@@ -115,7 +117,9 @@ def test_a_full_disk_loses_nothing_older(tmp_path, full_disk, error, name):
     before = {path.name: path.read_bytes() for path in first.iterdir()}
     move(state)
     full_disk(error, name)
-    with pytest.raises(RunFolderError, match=r"step-00000002: the checkpoint cannot be written \(.*No space"):
+    with pytest.raises(
+        RunFolderError, match=r"step-00000002: the checkpoint cannot be written \(.*(No space|quota)"
+    ):
         save(state, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before
@@ -125,7 +129,7 @@ def test_a_full_disk_loses_nothing_older(tmp_path, full_disk, error, name):
 def test_an_error_that_is_not_the_disk_keeps_its_name(tmp_path, full_disk):
     state = state_of()
     move(state)
-    full_disk(RuntimeError("something else"), "weights")
+    full_disk(RuntimeError("something else: No space left"), "weights")
     with pytest.raises(RuntimeError, match="something else"):
         save(state, tmp_path)
     assert not list(tmp_path.iterdir())

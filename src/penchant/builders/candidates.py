@@ -14,6 +14,7 @@ from torch import Tensor
 
 from penchant.data import store
 from penchant.data.rows import Candidate, Example
+from penchant.numerics import eight_bit
 
 
 @final
@@ -68,8 +69,7 @@ def _examples(
 ) -> Iterator[Example]:
     for one, image in zip(batch, images, strict=True):
         file = io.BytesIO()
-        pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-        Image.fromarray(pixels.cpu().numpy()).save(file, format="PNG")
+        Image.fromarray(eight_bit(image).numpy()).save(file, format="PNG")
         candidate = Candidate(
             image=file.getvalue(), source=provenance["model"], meta={**provenance, "seed": one.seed}
         )

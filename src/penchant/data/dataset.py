@@ -11,6 +11,7 @@ from penchant.data.paths import Place
 from penchant.data.recent import Cuts
 from penchant.data.rows import Example
 from penchant.errors import DataError
+from penchant.files import sha256
 from penchant.shapes import Shape, grouping
 
 
@@ -164,10 +165,10 @@ class Dataset(Sequence[Example]):
         A selection has the hash of the file it was made from.
         """
         if len(self._files) == 1:
-            return _hash_file(self._files[0])
+            return _hash(self._files[0])
         joined = hashlib.sha256()
         for file in self._files:
-            joined.update(f"{_hash_file(file)}  {file.name}\n".encode())
+            joined.update(f"{_hash(file)}  {file.name}\n".encode())
         return joined.hexdigest()
 
 
@@ -206,12 +207,8 @@ def require_usable(dataset: Dataset, shape: Shape) -> int:
     )
 
 
-def _hash_file(path: Place) -> str:
+def _hash(file: Place) -> str:
     try:
-        with path.open("rb") as file:
-            hashed = hashlib.sha256()
-            while piece := file.read(1 << 20):
-                hashed.update(piece)
-            return hashed.hexdigest()
+        return sha256(file)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error

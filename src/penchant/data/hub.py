@@ -1,6 +1,5 @@
 """Data sets of the Hugging Face hub, downloaded once or read in pieces from afar; their code is never run."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,17 +9,14 @@ from typing import IO, Any, Final, Literal, TypeVar, final
 from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from penchant import hub
 from penchant.data.paths import IMAGE_SUFFIXES
 from penchant.errors import DataError
+from penchant.hub import repository_and_revision
 
 WANTED: Final = [f"*.{suffix}" for suffix in ("parquet", "tar", "jsonl", "json", "zip")] + [
     f"*{suffix}" for suffix in sorted(IMAGE_SUFFIXES)
 ]
 """Files of a data set that a reader may need; scripts are not among them."""
-
-_NAME: Final = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
-
 
 Found = TypeVar("Found")
 
@@ -78,11 +74,6 @@ class RemoteData:
     files: list[RemoteFile]
 
 
-def is_name(path: str) -> bool:
-    """True for `owner/name` and `owner/name@revision`, if a repository of the hub may be called so."""
-    return hub.is_name(path)
-
-
 def download(name: str, *, config: str | None = None, where: str) -> Path:
     """Folder of a data set in the cache of huggingface_hub; what is there already is not fetched again.
 
@@ -94,14 +85,14 @@ def download(name: str, *, config: str | None = None, where: str) -> Path:
     Raises:
         DataError: It is missing or gated, has no such folder, or the hub cannot be reached.
     """
-    parts = _parts(name)
+    repository, revision = repository_and_revision(name)
     wanted = WANTED if config is None else [f"{config}/{pattern}" for pattern in WANTED]
     folder = Path(
         _reached(
             name,
             where,
             lambda: snapshot_download(
-                parts["repository"], repo_type="dataset", revision=parts["revision"], allow_patterns=wanted
+                repository, repo_type="dataset", revision=revision, allow_patterns=wanted
             ),
         )
     )
@@ -110,18 +101,12 @@ def download(name: str, *, config: str | None = None, where: str) -> Path:
 
 def remote(name: str, *, config: str | None = None, where: str) -> RemoteData:
     """The files of a data set that stays on the hub; arguments and errors are those of `download`."""
-    parts, filesystem = _parts(name), HfFileSystem()
-    root = f"datasets/{parts['repository']}"
-    root += f"@{parts['revision'].replace('/', '%2F')}" if parts["revision"] else ""
+    (repository, revision), filesystem = repository_and_revision(name), HfFileSystem()
+    root = f"datasets/{repository}"
+    root += f"@{revision.replace('/', '%2F')}" if revision else ""
     root += f"/{config}" if config else ""
     paths = _reached(name, where, lambda: filesystem.find(root))
     return RemoteData(root, [RemoteFile(path, filesystem) for path in sorted(paths)])
-
-
-def _parts(name: str) -> re.Match[str]:
-    parts = _NAME.fullmatch(name)
-    assert parts is not None
-    return parts
 
 
 def _reached(name: str, where: str, call: Callable[[], Found]) -> Found:

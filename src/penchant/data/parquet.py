@@ -61,7 +61,7 @@ class RowGroups:
     """
 
     def __init__(self, path: Place, recent: Recent) -> None:
-        """Read the footer of the file.
+        """Read the footer of the file, once.
 
         Args:
             path: The file.
@@ -72,16 +72,17 @@ class RowGroups:
             raise DataError(f"{path}: empty file, got 0 bytes.")
         try:
             with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-                self.schema, metadata = file.schema_arrow, file.metadata
+                self.schema, self._footer = file.schema_arrow, file.metadata
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path}: not a complete parquet file: its end is missing or damaged. "
                 "Copy or download it again."
             ) from error
         self.names: Sequence[str] = self.schema.names
-        if metadata.num_rows == 0:
+        if self._footer.num_rows == 0:
             raise DataError(f"{path}: no rows, got columns {', '.join(self.names)} only.")
-        self.blocks = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        groups = range(self._footer.num_row_groups)
+        self.blocks = [self._footer.row_group(group).num_rows for group in groups]
         self._cuts = Cuts(self.blocks)
 
     def has_list(self, name: str) -> bool:
@@ -110,7 +111,7 @@ class RowGroups:
 
     def _read(self, read: Any) -> pa.Table:
         try:
-            with self.path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            with self.path.open("rb") as opened, pq.ParquetFile(opened, metadata=self._footer) as file:
                 return read(file)
         except (pa.ArrowException, OSError) as error:
             raise DataError(

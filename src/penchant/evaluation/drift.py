@@ -5,7 +5,7 @@ Axes: N images, 3 channels, H W pixels, P prompts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import final
 
 import numpy as np
@@ -113,8 +113,12 @@ def diversity_between_seeds(
     Returns:
         One value per prompt with several images, prompts in alphabetical order; empty if there is none.
     """
-    vectors = _in_chunks(images, features).double()
-    index = torch.from_numpy(np.asarray(prompt_index(prompts, len(images))))
+    return _spread(_in_chunks(features, images), prompts)
+
+
+def _spread(vectors: Float[Tensor, "N D"], prompts: Sequence[str]) -> Float[np.ndarray, " P"]:
+    vectors = vectors.double()
+    index = torch.from_numpy(np.asarray(prompt_index(prompts, len(vectors))))
     values = []
     for prompt in range(int(index.max()) + 1):
         rows = vectors[index == prompt]
@@ -219,14 +223,14 @@ def drift_panel(
         raise ValueError(f"base and tuned images: need the same shape, got {base.shape} and {tuned.shape}")
     panel = []
     for name, unit, measure in PICTURE_MEASURES:
-        goal = None if preferred is None else float(_in_chunks(preferred, measure).double().mean())
-        values = [_in_chunks(images, measure).double().numpy() for images in (base, tuned)]
+        goal = None if preferred is None else float(_in_chunks(measure, preferred).double().mean())
+        values = [_in_chunks(measure, images).double().numpy() for images in (base, tuned)]
         panel.append(drift_measure(name, unit, *values, prompts=prompts, preferred=goal, seed=seed))
-    sides, names = [base, tuned], [*prompts]
+    sides, names = [[base], [tuned]], [*prompts]
     if more_seeds is not None:
-        sides = [torch.cat([base, more_seeds.base]), torch.cat([tuned, more_seeds.tuned])]
+        sides = [[base, more_seeds.base], [tuned, more_seeds.tuned]]
         names += more_seeds.prompts
-    spread = [diversity_between_seeds(images, names, features=features) for images in sides]
+    spread = [_spread(_in_chunks(features, *stacks), names) for stacks in sides]
     if len(spread[0]):
         panel.append(drift_measure(DIVERSITY, "mean distance", *spread, seed=seed))
     if caption_match is not None:
@@ -234,7 +238,18 @@ def drift_panel(
     return tuple(panel)
 
 
-def _in_chunks(images: Float[Tensor, "N 3 H W"], measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """`measure` of all images, a few at a time, so that large images fit in memory."""
+def _in_chunks(measure: Callable[[Tensor], Tensor], *stacks: Float[Tensor, "N 3 H W"]) -> Tensor:
+    """`measure` of all images, a few at a time, so that large images fit in memory.
+
+    Several stacks are cut as if they were one, because networks round differently for another batch size.
+    """
+    firsts = [0, *accumulate(len(images) for images in stacks)]
+    values = []
     with torch.no_grad():
-        return torch.cat([measure(part.detach().float().cpu()) for part in images.split(_IMAGES_AT_ONCE)])
+        for start in range(0, max(firsts[-1], 1), _IMAGES_AT_ONCE):
+            spans = [
+                (max(start - first, 0), max(start + _IMAGES_AT_ONCE - first, 0)) for first in firsts[:-1]
+            ]
+            parts = [images[a:b] for images, (a, b) in zip(stacks, spans, strict=True)]
+            values.append(measure(torch.cat([part.detach().float().cpu() for part in parts])))
+    return torch.cat(values)

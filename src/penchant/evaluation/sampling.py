@@ -19,6 +19,7 @@ from torch import Tensor
 from penchant.errors import ConfigError, RunFolderError
 from penchant.families import PipelineFamily
 from penchant.files import write_text
+from penchant.numerics import eight_bit
 
 
 @final
@@ -100,7 +101,7 @@ def draw(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "N 3 H W"]:
     """Draw images with a plain diffusers pipeline, each from its own generator; values in [0, 1]."""
-    images = []
+    images = None
     takes_eta = "eta" in inspect.signature(pipeline.__call__).parameters
     noise = {"eta": sampler.eta} if takes_eta else {}
     for start in range(0, len(requests), sampler.batch_size):
@@ -116,9 +117,13 @@ def draw(
             **noise,
             **sampler.options,
         )[0]
-        images.append(drawn.reshape(len(part), *drawn.shape[-3:]).float().cpu())  # of a video the one frame
+        drawn = drawn.reshape(len(part), *drawn.shape[-3:]).float().cpu()  # of a video the one frame
+        if images is None:  # to be filled: a list joined at the end would need its memory twice
+            images = drawn.new_empty(len(requests), *drawn.shape[1:])
+        images[start : start + len(part)] = drawn
         progress(min(start + sampler.batch_size, len(requests)))
-    return torch.cat(images)
+    assert images is not None, "there are prompts"
+    return images
 
 
 def write_pairs(
@@ -144,8 +149,7 @@ def write_pairs(
 
 def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
     """An image in [0, 1] as 8-bit RGB, rounded as diffusers does."""
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return Image.fromarray(eight_bit(image).numpy())
 
 
 def _seed(key: str) -> int:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from penchant.errors import RewardError
+from penchant.numerics import eight_bit
 from penchant.protocols import Reward
-from penchant.rewards._pixels import IMAGES_AT_ONCE, eight_bit
+from penchant.rewards._pixels import IMAGES_AT_ONCE
 from penchant.rewards.combined import Combined
 
 Key = tuple[str, str]
@@ -100,8 +101,8 @@ class Cached:
         return self.reward.judges
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
-        """Score per image; what is scored is stored a few images at a time."""
-        pictures = eight_bit(images)
+        """Score per image; images are rounded, scored and stored a few at a time."""
+        pictures = (picture for part in images.split(IMAGES_AT_ONCE) for picture in eight_bit(part).numpy())
         keys = [
             (hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).hexdigest(), prompt)
             for picture, prompt in zip(pictures, prompts, strict=True)
@@ -110,7 +111,7 @@ class Cached:
         places = list({key: place for place, key in enumerate(keys) if key not in known}.values())
         for start in range(0, len(places), IMAGES_AT_ONCE):
             some = places[start : start + IMAGES_AT_ONCE]
-            rounded = torch.from_numpy(pictures[some]).permute(0, 3, 1, 2).float() / 255
+            rounded = eight_bit(images[some]).permute(0, 3, 1, 2).float() / 255
             found = self._checked(self.reward(rounded, [prompts[place] for place in some]), len(some))
             fresh = {keys[place]: score for place, score in zip(some, found, strict=True)}
             self.cache.store(self.reward, fresh)

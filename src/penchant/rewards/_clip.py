@@ -13,8 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from penchant.numerics import accelerator_or_cpu
 from penchant.rewards._pixels import Fit, clip_pixels
-from penchant.rewards._weights import device, folder_of, frozen, loaded, weights_of
+from penchant.rewards._weights import folder_of, frozen, loaded, weights_of
+
+VIT_H_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""Tokenizer of the scorers that were tuned from this CLIP ViT-H/14."""
 
 _SAVE_AGAIN: Final = (
     "Convert it once, where you trust it: load it with transformers and call save_pretrained(folder)."
@@ -37,15 +41,23 @@ class Towers:
     def of_images(self, images: Float[Tensor, "N 3 H W"], fit: Fit) -> Float[Tensor, "N E"]:
         """Unit vector of each image, brought to the square that the model reads by `fit`."""
         pixels = clip_pixels(images, self.model.config.vision_config.image_size, fit)
-        return F.normalize(self.model.get_image_features(pixels.to(device())).pooler_output, dim=-1)
+        return F.normalize(
+            self.model.get_image_features(pixels.to(accelerator_or_cpu())).pooler_output, dim=-1
+        )
 
     def of_texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
         """Unit vector of each text; what exceeds the model's length is cut, as its authors do."""
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
-        ).to(device())
+        ).to(accelerator_or_cpu())
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+    def cosines(
+        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], fit: Fit
+    ) -> Float[Tensor, " N"]:
+        """Cosine of each image and its text."""
+        return (self.of_images(images, fit) * self.of_texts(texts)).sum(-1)
 
 
 @cache

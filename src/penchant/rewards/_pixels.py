@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+
+from penchant.numerics import eight_bit
 
 IMAGES_AT_ONCE = 16
 
@@ -18,12 +20,6 @@ Fit = Callable[[Image.Image, int], Image.Image]
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-
-
-def eight_bit(images: Float[Tensor, "N 3 H W"]) -> UInt8[np.ndarray, "N H W 3"]:
-    """Images in [0, 1] as they are stored in a file: cut to the range and rounded to 8 bits."""
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def cropped(picture: Image.Image, side: int) -> Image.Image:
@@ -54,7 +50,7 @@ def clip_pixels(images: Float[Tensor, "N 3 H W"], side: int, fit: Fit) -> Float[
     Source:
         Radford et al. 2021 (CLIP), arXiv:2103.00020; mean and deviation from its code.
     """
-    pictures = [np.asarray(fit(Image.fromarray(pixels), side)) for pixels in eight_bit(images)]
+    pictures = [np.asarray(fit(Image.fromarray(pixels), side)) for pixels in eight_bit(images).numpy()]
     squares = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
     return (squares - mean) / deviation

@@ -17,14 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from penchant.errors import RewardError
-from penchant.numerics import is_finite
-from penchant.rewards._pixels import eight_bit
+from penchant.numerics import eight_bit, is_finite
 
 
 def question(images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> bytes:
     """The JSON of some images and their prompts, without a line break."""
     pictures = []
-    for pixels in eight_bit(images):
+    for pixels in eight_bit(images).numpy():
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG")
         pictures.append(base64.b64encode(file.getvalue()).decode())

@@ -5,21 +5,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import torch
 from safetensors import SafetensorError
 
 from penchant import hub
 from penchant.errors import ModelError
+from penchant.numerics import accelerator_or_cpu
 
 WANTED: Final = ("*.json", "*.txt", "*.safetensors")
 """Files that are fetched from the hub; folders in a repository are not."""
 
 Loaded = TypeVar("Loaded")
-
-
-def device() -> torch.device:
-    """Where scorers run: the accelerator if there is one."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 @cache
@@ -93,4 +88,4 @@ def loaded(load: Callable[[], Loaded], folder: Path, where: str) -> Loaded:
 
 def frozen(module: Any) -> Any:
     """The module in float32 on the accelerator, without gradients and dropout."""
-    return module.requires_grad_(False).eval().float().to(device())
+    return module.requires_grad_(False).eval().float().to(accelerator_or_cpu())

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from penchant.numerics import accelerator_or_cpu
 from penchant.rewards._clip import towers
 from penchant.rewards._linear_head import head_score
 from penchant.rewards._pixels import cropped, in_batches
-from penchant.rewards._weights import device, folder_of, loaded, version_of, weights_of
+from penchant.rewards._weights import folder_of, loaded, version_of, weights_of
 
 _REMEDY = "Convert the published file once: `penchant rewards convert aesthetic FILE.pth FOLDER`."
 
@@ -25,7 +26,7 @@ def _head(model: str) -> Mapping[str, Tensor]:
     place = "reward aesthetic: model"
     folder = weights_of(folder_of(model, place), place, remedy=_REMEDY)
     weights = loaded(lambda: load_file(folder / "model.safetensors"), folder, place)
-    return {name: value.float().to(device()) for name, value in weights.items()}
+    return {name: value.float().to(accelerator_or_cpu()) for name, value in weights.items()}
 
 
 @final

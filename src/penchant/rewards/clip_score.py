@@ -46,8 +46,7 @@ class ClipScore:
         clip = towers(self.model, self.model, "reward clip-score")
 
         def score(pictures: Tensor, texts: Sequence[str]) -> Tensor:
-            texts = [PREFIX + text for text in texts]
-            return (clip.of_images(pictures, cropped) * clip.of_texts(texts)).sum(-1)
+            return clip.cosines(pictures, [PREFIX + text for text in texts], cropped)
 
         return 2.5 * in_batches(images, prompts, score).clamp(min=0)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from penchant.rewards._pixels import eight_bit
+from penchant.numerics import eight_bit
 
 
 def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
@@ -24,7 +24,7 @@ def jpeg_bytes(images: Float[Tensor, "N 3 H W"], *, quality: int) -> list[int]:
         quality: Quality of the JPEG encoder, 1 to 95.
     """
     sizes = []
-    for picture in eight_bit(images):
+    for picture in eight_bit(images).numpy():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
         sizes.append(buffer.tell())

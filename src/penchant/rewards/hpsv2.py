@@ -5,16 +5,14 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Literal, final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from penchant.rewards._clip import towers
+from penchant.rewards._clip import VIT_H_TOKENIZER, towers
 from penchant.rewards._pixels import in_batches, padded
 from penchant.rewards._weights import version_with_tokenizer
-
-_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @final
@@ -36,7 +34,7 @@ class HPSv2:
 
     model: str
     edition: Literal["2.0", "2.1"]
-    tokenizer: str = _TOKENIZER
+    tokenizer: str = VIT_H_TOKENIZER
     unit = "points"
     judges = True
 
@@ -48,14 +46,12 @@ class HPSv2:
     @property
     def version(self) -> str:
         """Hash of the model, and of a tokenizer of another name."""
-        return version_with_tokenizer("reward hpsv2", self.model, self.tokenizer, usual=_TOKENIZER)
+        return version_with_tokenizer("reward hpsv2", self.model, self.tokenizer, usual=VIT_H_TOKENIZER)
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, mostly 22 to 34."""
         clip = towers(self.model, self.tokenizer, "reward hpsv2")
-        return 100 * in_batches(
-            images, prompts, lambda part, texts: (clip.of_images(part, padded) * clip.of_texts(texts)).sum(-1)
-        )
+        return 100 * in_batches(images, prompts, lambda part, texts: clip.cosines(part, texts, padded))
 
 
 REWARD = HPSv2

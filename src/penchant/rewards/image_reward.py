@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import BertTokenizer
 
+from penchant.numerics import accelerator_or_cpu
 from penchant.rewards._blip import BlipEncoder
 from penchant.rewards._linear_head import head_score
 from penchant.rewards._pixels import clip_pixels, cropped, in_batches
-from penchant.rewards._weights import device, folder_of, frozen, loaded, version_with_tokenizer, weights_of
+from penchant.rewards._weights import folder_of, frozen, loaded, version_with_tokenizer, weights_of
 
 MEAN: Final = 0.16717362830052426
 DEVIATION: Final = 1.0333394966054072
@@ -31,7 +32,7 @@ _REMEDY: Final = "Convert the published file once: `penchant rewards convert ima
 def _encoder(model: str) -> tuple[BlipEncoder, dict[str, Tensor]]:
     folder = weights_of(folder_of(model, _WHERE), _WHERE, remedy=_REMEDY)
     encoder, head = loaded(lambda: BlipEncoder.load(folder), folder, _WHERE)
-    return frozen(encoder), {name: value.float().to(device()) for name, value in head.items()}
+    return frozen(encoder), {name: value.float().to(accelerator_or_cpu()) for name, value in head.items()}
 
 
 @cache
@@ -72,10 +73,10 @@ class ImageReward:
         (encoder, head), tokenizer = _encoder(self.model), _tokenizer(self.tokenizer)
 
         def score(pictures: Tensor, texts: Sequence[str]) -> Tensor:
-            pixels = clip_pixels(pictures, encoder.side, cropped).to(device())
+            pixels = clip_pixels(pictures, encoder.side, cropped).to(accelerator_or_cpu())
             tokens = tokenizer(
                 list(texts), padding=True, truncation=True, max_length=_LENGTH, return_tensors="pt"
-            ).to(device())
+            ).to(accelerator_or_cpu())
             return head_score(encoder(pixels, tokens.input_ids, tokens.attention_mask), head)
 
         return (in_batches(images, prompts, score) - MEAN) / DEVIATION

@@ -5,16 +5,14 @@ Axes: N images, 3 channels, H W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from penchant.rewards._clip import towers
+from penchant.rewards._clip import VIT_H_TOKENIZER, towers
 from penchant.rewards._pixels import cropped, in_batches
 from penchant.rewards._weights import version_with_tokenizer
-
-_TOKENIZER: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @final
@@ -33,7 +31,7 @@ class PickScore:
     """
 
     model: str = "yuvalkirstain/PickScore_v1"
-    tokenizer: str = _TOKENIZER
+    tokenizer: str = VIT_H_TOKENIZER
     name = "PickScore"
     unit = "points"
     judges = True
@@ -41,15 +39,13 @@ class PickScore:
     @property
     def version(self) -> str:
         """Hash of the model, and of a tokenizer of another name."""
-        return version_with_tokenizer("reward pickscore", self.model, self.tokenizer, usual=_TOKENIZER)
+        return version_with_tokenizer("reward pickscore", self.model, self.tokenizer, usual=VIT_H_TOKENIZER)
 
     def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " N"]:
         """Score per image, mostly 19 to 24."""
         clip = towers(self.model, self.tokenizer, "reward pickscore")
         return clip.scale * in_batches(
-            images,
-            prompts,
-            lambda part, texts: (clip.of_images(part, cropped) * clip.of_texts(texts)).sum(-1),
+            images, prompts, lambda part, texts: clip.cosines(part, texts, cropped)
         )
 
 

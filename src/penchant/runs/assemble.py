@@ -4,7 +4,6 @@ Everything is built here once and handed over; nothing deeper reads the run file
 """
 
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from penchant.runs.networks import (
     make_trainable,
     models_of,
     moving_reference,
+    optimizer_of,
     place_reference,
 )
 from penchant.runs.override import override
@@ -42,7 +42,7 @@ from penchant.training.adapters import lora_to_continue
 from penchant.training.auto_beta import auto_beta, with_beta
 from penchant.training.ema import MovingAverage
 from penchant.training.health import Health
-from penchant.training.optim import build_optimizer, build_schedule
+from penchant.training.optim import build_schedule
 from penchant.training.reference import MovingReference
 from penchant.training.source import Source
 
@@ -161,9 +161,7 @@ def assemble(
     reference_network = make_trainable(family, run, method)
     family.to(accelerator.device)
     place_reference(reference_network, run, accelerator.device)
-    optimizer_of = _optimizer_maker(bare, run)
-    optimizer = optimizer_of()
-    network, optimizer = accelerator.prepare(bare, optimizer)
+    network, optimizer = accelerator.prepare(bare, optimizer_of(run, bare))
     reference_network = distributed.shard(reference_network, accelerator)
     models = models_of(run, method, family, network, reference_network)
     sources = SourceMaker(
@@ -178,7 +176,7 @@ def assemble(
     )(data, encoded)
     if run.wants_auto_beta:
         method = _with_auto_beta(
-            run, method, models, network, sources.train, optimizer_of, accelerator, where
+            run, method, models, network, sources.train, optimizer_of(run, bare), accelerator, where
         )
     schedule = build_schedule(
         optimizer,
@@ -232,25 +230,13 @@ def _refuse_with_shards(run: RunFile, accelerator: Accelerator, where: str) -> N
         )
 
 
-def _optimizer_maker(network: nn.Module, run: RunFile) -> Callable[[], Optimizer]:
-    t = run.training
-    return lambda: build_optimizer(
-        [p for p in network.parameters() if p.requires_grad],
-        name=t.optimizer,
-        learning_rate=t.learning_rate,
-        betas=t.betas,
-        weight_decay=t.weight_decay,
-        epsilon=t.epsilon,
-    )
-
-
 def _with_auto_beta(
     run: RunFile,
     method: Method,
     models: Models,
     network: nn.Module,
     source: Source,
-    optimizer_of: Callable[[], Optimizer],
+    optimizer: Optimizer,
     accelerator: Accelerator,
     where: str,
 ) -> Method:
@@ -259,7 +245,7 @@ def _with_auto_beta(
         models,
         network,
         source,
-        optimizer_of(),
+        optimizer,
         accelerator=accelerator,
         gradient_factor=run.auto_beta.gradient_factor,
         probe_steps=run.auto_beta.probe_steps,

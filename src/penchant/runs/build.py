@@ -24,6 +24,7 @@ from penchant.errors import ConfigError, DataError
 from penchant.evaluation.sampling import Request, Sampler, draw, requests_for, sampler_of
 from penchant.evaluation.suites import read_suite
 from penchant.hub import model_hash
+from penchant.numerics import accelerator_or_cpu
 from penchant.protocols import Reward
 from penchant.rewards._cache import ScoreCache, cached
 from penchant.runs.build_schema import BuildFile
@@ -168,7 +169,7 @@ def _drawn(
     @cache
     def loaded() -> tuple[Any, Sampler]:
         found = family.load(model, dtype=getattr(torch, run.sampling.precision))
-        found.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+        found.to(accelerator_or_cpu())
         try:
             return found.pipeline, sampler_of(found, **asked)
         except ConfigError as error:

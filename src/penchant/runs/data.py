@@ -1,8 +1,9 @@
 """From a run file to its data: where it lies, what its columns mean, and how it becomes groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 from penchant import families
 from penchant.data import hub, store
@@ -10,6 +11,7 @@ from penchant.data.columns import Columns
 from penchant.data.dataset import Dataset
 from penchant.data.rows import Example, GroupRules
 from penchant.data.stream import Stream, open_remote_stream, open_stream
+from penchant.hub import is_name
 from penchant.runs import columns
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
@@ -42,13 +44,22 @@ def stream_of(run: RunFile, split: str | None, *, where: str) -> Stream:
 
 
 def examples_of(run: RunFile, split: str | None, *, where: str) -> Iterable[Example]:
-    """The rows of one split, read as the training reads them.
+    """The rows of one split, read as the training reads them, anew each time they are gone through.
 
     A data set of the hub that is streamed stays there; streamed rows that are broken are left out.
     """
     if run.data.streaming:
-        return stream_of(run, split, where=where).in_file_order()
+        return _InFileOrder(stream_of(run, split, where=where))
     return data_of(run, split, where=where)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _InFileOrder:
+    stream: Stream
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.stream.in_file_order()
 
 
 def prompts_of(run: RunFile, split: str | None, *, where: str) -> list[str]:
@@ -64,7 +75,7 @@ def is_remote(run: RunFile) -> bool:
 
 
 def _is_remote(name: str) -> bool:
-    return name not in SHIPPED_DATA and not Path(name).exists() and hub.is_name(name)
+    return name not in SHIPPED_DATA and not Path(name).exists() and is_name(name)
 
 
 def data_place(run: RunFile, *, where: str) -> Path:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from penchant import families, rewards
 from penchant.data.images import decode_candidate, prepare
-from penchant.data.rows import as_pairs
+from penchant.data.rows import Example, as_pairs
 from penchant.errors import ConfigError, DataError, RunFolderError
 from penchant.evaluation.comparison import compare
 from penchant.evaluation.drift import PairedImages
 from penchant.evaluation.results import EvaluationManifest, Results, write_results
 from penchant.evaluation.sampling import Request, draw, requests_for, sampler_of, write_pairs
 from penchant.evaluation.suites import PromptSuite, prompt_suite, read_suite
+from penchant.numerics import accelerator_or_cpu
 from penchant.protocols import Reward
 from penchant.rewards._cache import ScoreCache, cached
 from penchant.rewards._shipped import perceptual_features
@@ -172,7 +173,7 @@ def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, fa
     if tuned_folder == base_folder:
         tuned.pipeline.load_lora_weights(str(folder.adapter))
     for model in (base, tuned):
-        model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+        model.to(accelerator_or_cpu())
     return base, tuned
 
 
@@ -238,6 +239,7 @@ def _compared(
     metric = metric_of(run, where=where)
     captions = next((reward for reward in known if isinstance(reward, CaptionMatch)), None)
     others = [reward for reward in known if reward.name != metric.name and reward is not captions]
+    rows = examples_of(run, run.data.train_split, where=where)
     labels = (metric.labels(judged.base), metric.labels(judged.tuned)) if isinstance(metric, Style) else None
     manifest = EvaluationManifest(
         metric=metric.name,
@@ -261,45 +263,47 @@ def _compared(
         metric=cached(metric, cache),
         quality=[cached(reward, cache) for reward in others if reward.judges],
         descriptions=[cached(reward, cache) for reward in others if not reward.judges],
-        trained=trained_on(run, where=where),
+        trained=trained_on(run, rows, where=where),
         preferred_labels=labels,
         caption_match=None if captions is None else cached(captions, cache),
         features=perceptual_features,
-        preferred_images=_preferred_images(run, judged.base.shape[-1], where),
+        preferred_images=_preferred_images(run, rows, judged.base.shape[-1]),
         more_seeds=more,
     )
 
 
-def trained_on(run: RunFile, *, where: str) -> set[str]:
+def trained_on(run: RunFile, rows: Iterable[Example], *, where: str) -> set[str]:
     """Names of the rewards that training aimed at, or that made the labels of the stored data.
 
-    Of stored data, what the first 256 rows say of their judge is read.
+    Args:
+        run: The run.
+        rows: Its training data; what the first 256 rows say of their judge is read.
+        where: Place of the run file, for messages.
     """
     if run.online is not None:
         reward = reward_of(run.online.reward, where=where, place=["online", "reward"])
         parts = [part.reward.name for part in reward.parts] if isinstance(reward, Combined) else []
         return {reward.name, *parts}
-    rows = examples_of(run, run.data.train_split, where=where)
     judges = (example.provenance.get("judge") for example in islice(rows, 256))
     return {str(judge["name"]) for judge in judges if isinstance(judge, dict) and "name" in judge}
 
 
-def _preferred_images(run: RunFile, size: int, where: str) -> Tensor | None:
+def _preferred_images(run: RunFile, rows: Iterable[Example], size: int) -> Tensor | None:
     """Up to 256 winners of the training data, the goal of the drift panel.
 
     Of streamed data they are sought in the first 1024 rows, and those that cannot be read are left out, as
     the training has left them out.
     """
     streaming = run.data.streaming
-    rows = islice(examples_of(run, run.data.train_split, where=where), 1024 if streaming else None)
+    sought = islice(rows, 1024 if streaming else None)
     images = []
-    for winner, _ in islice((pair for row in rows for pair in as_pairs(row)), 256):
+    for winner, _ in islice((pair for row in sought for pair in as_pairs(row)), 256):
         try:
-            images.append(prepare([decode_candidate(winner)], size=size))
+            images.append(prepare([decode_candidate(winner)], size=size) / 2 + 0.5)
         except DataError:
             if not streaming:
                 raise
-    return torch.cat(images) / 2 + 0.5 if images else None
+    return torch.cat(images) if images else None
 
 
 def require_possible(run: RunFile, *, where: str) -> None:

@@ -1,6 +1,5 @@
 """A run's weights as a folder that other tools load, with a card of what they are."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 
 from penchant import __version__, families
 from penchant.errors import ModelError, RunFolderError
-from penchant.files import give_usual_rights
+from penchant.files import give_usual_rights, sha256
 from penchant.hub import model_hash
 from penchant.runs.folder import RunFolder, write_json_atomically, writing
 from penchant.runs.forms import Form
@@ -315,9 +314,4 @@ def _remove(to: Path, name: str) -> None:
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _hash(path) for path in files}
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

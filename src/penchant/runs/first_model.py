@@ -7,6 +7,7 @@ import torch
 from penchant import families
 from penchant.errors import ConfigError
 from penchant.evaluation.refining import refinement
+from penchant.numerics import accelerator_or_cpu
 from penchant.protocols import DiffusionFamily
 from penchant.runs.schema import RunFile
 
@@ -41,7 +42,7 @@ def pipelines(run: RunFile, models: list[families.PipelineFamily], *, where: str
         raise ConfigError(_missing(run, where))
     folder = families.resolve(e.first_model, where=place)
     first = families.family_of(folder, where=place).load(folder, dtype=getattr(torch, e.precision))
-    first.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    first.to(accelerator_or_cpu())
     try:
         return [refinement(first, model, num_steps=e.num_steps) for model in models]
     except ConfigError as error:

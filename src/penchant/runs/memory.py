@@ -15,13 +15,12 @@ from torch.utils._pytree import tree_leaves
 from penchant import families
 from penchant.protocols import DiffusionFamily, LatentBatch
 from penchant.randomness import Randomness
-from penchant.runs.networks import load_family, make_trainable, models_of
+from penchant.runs.networks import load_family, make_trainable, models_of, optimizer_of
 from penchant.runs.schema import RunFile
 from penchant.shapes import Shape
 from penchant.slots.compose import Method, step
 from penchant.training.ema import MovingAverage
 from penchant.training.live_bytes import LiveBytes
-from penchant.training.optim import build_optimizer
 from penchant.training.quantized import quantizable
 
 
@@ -69,7 +68,7 @@ def rehearsed(
             _imagine(network)
         models = models_of(run, method, family, family.network, reference)
         trained = [p for p in family.network.parameters() if p.requires_grad]
-        optimizer = _optimizer(run, trained)
+        optimizer = _optimizer(run, family.network)
         batch = imagined_batch(
             method,
             family,
@@ -177,19 +176,11 @@ def _tensors(network: nn.Module) -> Iterator[Tensor]:
     yield from network.buffers()
 
 
-def _optimizer(run: RunFile, trained: list[nn.Parameter]) -> Optimizer:
+def _optimizer(run: RunFile, network: nn.Module) -> Optimizer:
     """That of the run; others than AdamW read numbers, and are replaced by one that has no moments."""
-    t = run.training
-    if t.optimizer != "adamw":
-        return torch.optim.SGD(trained)
-    return build_optimizer(
-        trained,
-        name=t.optimizer,
-        learning_rate=t.learning_rate,
-        betas=t.betas,
-        weight_decay=t.weight_decay,
-        epsilon=t.epsilon,
-    )
+    if run.training.optimizer != "adamw":
+        return torch.optim.SGD([p for p in network.parameters() if p.requires_grad])
+    return optimizer_of(run, network)
 
 
 def _bytes_of_moments(run: RunFile, trained: list[nn.Parameter]) -> int:

@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from penchant import families
 from penchant.protocols import DiffusionFamily, Models
@@ -13,6 +14,7 @@ from penchant.runs.noise import process_of
 from penchant.runs.schema import RunFile
 from penchant.slots.compose import Method
 from penchant.training.adapters import add_lora, continue_lora
+from penchant.training.optim import build_optimizer
 from penchant.training.quantized import quantize
 from penchant.training.reference import (
     MovingReference,
@@ -81,6 +83,19 @@ def make_trainable(family: DiffusionFamily, run: RunFile, method: Method) -> nn.
         twice=reference.kind == "moving",
     )
     return frozen
+
+
+def optimizer_of(run: RunFile, network: nn.Module) -> Optimizer:
+    """A new optimizer, as the run file describes it, over what trains of a network."""
+    t = run.training
+    return build_optimizer(
+        [p for p in network.parameters() if p.requires_grad],
+        name=t.optimizer,
+        learning_rate=t.learning_rate,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        epsilon=t.epsilon,
+    )
 
 
 def place_reference(reference: nn.Module, run: RunFile, device: torch.device) -> None:

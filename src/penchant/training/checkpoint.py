@@ -1,6 +1,5 @@
 """Checkpoints: everything a run needs to go on to the bit, written so that none is ever half there."""
 
-import hashlib
 import json
 import logging
 import os
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from penchant.errors import RunFolderError
-from penchant.files import give_usual_rights
+from penchant.files import give_usual_rights, sha256
 from penchant.training import four_bit
 from penchant.training.distributed import share, trained_parameters, whole_tensors
 from penchant.training.ema import MovingAverage
@@ -93,7 +93,7 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
         for name, tensors in _tensors(state, main=True):
             path = partial / f"{name}.safetensors"
             save_file(tensors, path)
-            hashes[path.name] = _hash(path)
+            hashes[path.name] = sha256(path)
             _sync(path)
         known = {
             "step": state.progress.step,
@@ -109,20 +109,14 @@ def save(state: TrainState, folder: Path, *, main: bool = True) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         _sync(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # the writer of safetensors hides the number in its words
+        reason = error.strerror if isinstance(error, OSError) else None
         raise RunFolderError(
-            f"{place}: the checkpoint cannot be written ({error.strerror or error}). Older checkpoints are "
+            f"{place}: the checkpoint cannot be written ({reason or error}). Older checkpoints are "
             "untouched; make room or give write permission, then go on with --resume."
         ) from error
-    except Exception as error:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if "No space left" not in str(error) and "I/O error" not in str(error):
-            raise
-        raise RunFolderError(
-            f"{place}: the checkpoint cannot be written ({error}). Older checkpoints are untouched; make "
-            "room, then go on with --resume."
-        ) from error
     return place
 
 
@@ -259,16 +253,11 @@ def _damage(place: Path) -> str | None:
     try:
         stored: dict[str, Any] = json.loads((place / _STATE).read_text(encoding="utf-8"))
         for name, digest in stored["files"].items():
-            if _hash(place / name) != digest:
+            if sha256(place / name) != digest:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it is not whole ({error})"
     return None
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
