@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests import small
 
+from penchant import hub
 from penchant.errors import RunFolderError, TrainingStopped
 from penchant.evaluation.sampling import Request, Sampler, draw
 from penchant.families import sd15
@@ -201,6 +203,28 @@ def test_resuming_a_complete_run_changes_nothing(options):
     after = small.metrics(folder.path), small.adapter(folder.path)[0]
     assert before[0] == after[0]
     assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+
+
+def test_the_model_is_hashed_once_in_a_run_and_once_in_a_resumed_one(
+    options, tmp_path, tiny_model, monkeypatch
+):
+    """Cached errors, the manifest and the check of a resumed run ask for the hash; a model may have 30 GB."""
+    expected, hashed, hash_of_file = hub.model_hash(tiny_model), Counter(), hub._hash
+
+    def counting(path):
+        hashed[path] += 1
+        return hash_of_file(path)
+
+    monkeypatch.setattr(hub, "_hash", counting)
+    reference = {"kind": "cached", "draws": 2, "folder": str(tmp_path / "errors")}
+    for resume in (False, True):
+        hashed.clear()
+        folder, _ = small.train(options(**{"training.reference": reference}), resume=resume)
+        of_model = {path: number for path, number in hashed.items() if path.is_relative_to(tiny_model)}
+        assert of_model and set(of_model.values()) == {1}
+        assert folder.read_manifest()["model_hash"] == expected
+    for name in ("train", "held-out"):
+        assert f'"model": "{expected}"' in next((tmp_path / "errors" / name).rglob("*.json")).read_text()
 
 
 @pytest.mark.parametrize(

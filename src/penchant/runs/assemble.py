@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from penchant import families, methods, rewards
+from penchant import families, hub, methods, rewards
 from penchant.data.dataset import Dataset
 from penchant.data.stream import Stream
 from penchant.errors import CompositionError, ConfigError
@@ -66,6 +66,7 @@ class Assembled:
         accelerator: Processes and devices.
         data: The stored data.
         model_folder: Where the base model lies.
+        model_hash: Hash of what is there.
         family: The loaded model.
     """
 
@@ -82,6 +83,7 @@ class Assembled:
     accelerator: Accelerator
     data: Dataset | Stream
     model_folder: Path
+    model_hash: str
     family: DiffusionFamily
 
 
@@ -164,12 +166,14 @@ def assemble(
     network, optimizer = accelerator.prepare(bare, optimizer_of(run, bare))
     reference_network = distributed.shard(reference_network, accelerator)
     models = models_of(run, method, family, network, reference_network)
+    content = distributed.said_by_any(hub.model_hash(folder) if accelerator.is_main_process else None)
+    assert content is not None, "the main process has said it"
     sources = SourceMaker(
         run=run,
         method=method,
         models=models,
         family=family,
-        model_folder=folder,
+        model_hash=content,
         accelerator=accelerator,
         where=where,
         phase=phase,
@@ -198,6 +202,7 @@ def assemble(
         accelerator=accelerator,
         data=data,
         model_folder=folder,
+        model_hash=content,
         family=family,
     )
 

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 from accelerate import Accelerator
 
+from penchant import hub
 from penchant.data.buckets import Size
-from penchant.hub import model_hash
 from penchant.protocols import DiffusionFamily
 from penchant.runs.networks import PRECISIONS
 from penchant.runs.schema import RunFile
@@ -51,9 +51,9 @@ def encoding_rows(
     if run.data.cache is None:
         return InMemory(), InMemory()
     place, option = Path(run.data.cache), f"{where}: data.cache"
-    text = {"text encoders": model_hash(folder, ("text_encoder*", "tokenizer*", "model_index.json"))}
+    text = {"text encoders": hub.model_hash(folder, ("text_encoder*", "tokenizer*", "model_index.json"))}
     images = {
-        "VAE": model_hash(folder, ("vae",)),
+        "VAE": hub.model_hash(folder, ("vae",)),
         "sizes": " ".join(f"{width}x{height}" for height, width in sizes),
     }
     tokens = run.training.lora.text_encoder  # they cost nothing
@@ -74,7 +74,7 @@ def with_cached_reference(
     name: str,
     wanted: Sequence[tuple[int, Sequence[int]]],
     data_hash: str,
-    model_folder: Path,
+    model_hash: str,
     accelerator: Accelerator,
     where: str,
     phase: Phase,
@@ -89,7 +89,7 @@ def with_cached_reference(
         name: `train` or `held-out`.
         wanted: Number of a draw and the examples that are wanted at it, in the order in which they are seen.
         data_hash: Content hash of the data they come from.
-        model_folder: Where the base model lies.
+        model_hash: Hash of the base model's folder.
         accelerator: Processes and devices.
         where: Name of the run file, for messages.
         phase: Shows what is being done.
@@ -104,7 +104,7 @@ def with_cached_reference(
             family.denoiser(family.network, autocast=autocast),
             wanted=wanted,
             prompt_dropout=run.data.prompt_dropout if name == "train" else 0.0,
-            rows=_error_rows(run, method, name, data_hash, model_folder, accelerator, where),
+            rows=_error_rows(run, method, name, data_hash, model_hash, accelerator, where),
             batch_size=run.training.micro_batch_size or run.training.batch_size,
             device=accelerator.device,
             progress=progress,
@@ -134,7 +134,7 @@ def _error_rows(
     method: Method,
     name: str,
     data_hash: str,
-    model_folder: Path,
+    model_hash: str,
     accelerator: Accelerator,
     where: str,
 ) -> Rows:
@@ -143,8 +143,8 @@ def _error_rows(
         return InMemory()
     start = run.training.lora.start_from
     about = {
-        "model": model_hash(model_folder),
-        "adapter to start from": "none" if start is None else model_hash(Path(start)),
+        "model": model_hash,
+        "adapter to start from": "none" if start is None else hub.model_hash(Path(start)),
         "data": data_hash,
         **errors_depend_on(run, method),
     }

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import final
 
 from accelerate import Accelerator
@@ -66,7 +65,7 @@ class SourceMaker:
         method: The composition.
         models: Policy and reference, at their starting point.
         family: The loaded model; its encoders are freed once nothing needs them.
-        model_folder: Where it lies.
+        model_hash: Hash of its folder.
         accelerator: Processes and devices.
         where: Name of the run file, for messages.
         phase: Shows what is being done.
@@ -76,7 +75,7 @@ class SourceMaker:
     method: Method
     models: Models
     family: DiffusionFamily
-    model_folder: Path
+    model_hash: str
     accelerator: Accelerator
     where: str
     phase: Phase
@@ -123,7 +122,7 @@ class SourceMaker:
                 self.method,
                 self.family,
                 data_hash=data_hash,
-                model_folder=self.model_folder,
+                model_hash=self.model_hash,
                 accelerator=self.accelerator,
                 where=self.where,
                 phase=self.phase,

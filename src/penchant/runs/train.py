@@ -20,7 +20,6 @@ from rich.console import Console
 from penchant import families, log
 from penchant.errors import Interrupted, PenchantError, RunFolderError, TrainingStopped
 from penchant.files import give_usual_rights
-from penchant.hub import model_hash
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
 from penchant.runs.folder import (
@@ -336,7 +335,7 @@ def _write_heads(
         parts.method,
         seed=run.seed,
         data_hash=parts.data.content_hash,
-        model_hash=model_hash(parts.model_folder),
+        model_hash=parts.model_hash,
         started=started if earlier is None else datetime.fromisoformat(earlier["started"]),
         num_resumed=0 if earlier is None else earlier["num_resumed"] + 1,
     )
@@ -387,7 +386,7 @@ def _save_pipeline(parts: Assembled, folder: Path) -> None:
 
 def _refuse_other_content(run: RunFile, folder: RunFolder, parts: Assembled, earlier: dict[str, Any]) -> None:
     """The same path may hold other data or another model by now; that would be another run."""
-    now = {"data_hash": parts.data.content_hash, "model_hash": model_hash(parts.model_folder)}
+    now = {"data_hash": parts.data.content_hash, "model_hash": parts.model_hash}
     for name, path in (("data_hash", run.data.path), ("model_hash", run.model)):
         if earlier[name] != now[name]:
             raise RunFolderError(
