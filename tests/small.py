@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -175,6 +176,21 @@ def write_checkpoint(folder: "RunFolder", step: int, *, weights: str = "weights"
     place.mkdir(parents=True)
     save_file(tensors, place / f"{weights}.safetensors")
     (place / "state.json").write_text(json.dumps({"files": {}}), encoding="utf-8")
+
+
+NO_SIDE = (
+    "unet/config.json: sample_size must be a whole number, the side of a latent, got None. Write it there: "
+    "64 for images of 512 pixels, 128 for 1024."
+)
+"""What a family says of `without_side`."""
+
+
+def without_side(model: Path, folder: Path) -> Path:
+    """A copy of a model whose UNet does not say how large its latents are."""
+    shutil.copytree(model, folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": None}), encoding="utf-8")
+    return folder
 
 
 def in_training(adapter: dict) -> dict:

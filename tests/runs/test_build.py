@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests import small
 from typer.testing import CliRunner
 
 from penchant.cli.data import app
@@ -135,6 +136,11 @@ def test_what_a_build_cannot_do_is_said(build_file, tmp_path):
     assert refused("build", tmp_path, "a.csv", "b.parquet", "--set", "a=b").startswith(
         "--set: only a build file"
     )
+
+
+def test_a_model_that_its_family_refuses_is_named_with_its_place(build_file, tiny_model, tmp_path):
+    other, path = small.without_side(tiny_model, tmp_path / "model"), build_file()
+    assert refused("build", path, "--set", f"model={other}") == f"{path}: model: {small.NO_SIDE}"
 
 
 def test_noise_that_the_scheduler_would_not_read_is_refused(build_file, monkeypatch):

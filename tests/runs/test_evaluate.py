@@ -12,7 +12,7 @@ from tests import small
 
 from penchant.cli import main
 from penchant.data import store
-from penchant.errors import ConfigError, DataError, RunFolderError
+from penchant.errors import ConfigError, DataError, ModelError, RunFolderError
 from penchant.evaluation.results import read_results
 from penchant.evaluation.sampling import Sampler, draw, requests_for, to_picture
 from penchant.reports.summary import outcome
@@ -190,6 +190,17 @@ def test_a_run_that_is_not_complete_is_refused(trained):
             models(trained, load(trained.run_file))
     finally:
         trained.manifest.write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["base", "tuned"])
+def test_a_model_that_its_family_refuses_is_named_with_its_place(options, tiny_model, tmp_path, tuned):
+    other = small.without_side(tiny_model, tmp_path / "other")
+    folder = small.untrained(options(model=str(tiny_model if tuned else other)))
+    shutil.copytree(other if tuned else tiny_model, folder.pipeline)
+    with pytest.raises(ModelError) as caught:
+        models(folder, load(folder.run_file))
+    place = folder.path if tuned else f"{folder.run_file}: model"
+    assert str(caught.value) == f"{place}: {small.NO_SIDE}"
 
 
 def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options):

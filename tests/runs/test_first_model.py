@@ -97,15 +97,16 @@ def test_a_first_model_that_nothing_reads_or_nobody_finds_is_refused(options, ba
         require_possible(lost, where="run.yaml")
 
 
-def test_a_first_model_that_does_not_fit_is_named_with_its_place(trained, tiny_model, tmp_path):
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_first_model_that_does_not_fit_is_named_with_its_place(trained, tiny_model, tmp_path, sound):
     text = trained.run_file.read_text()
+    first = tiny_model if sound else small.without_side(tiny_model, tmp_path / "first")
+    said = "a StableDiffusionPipeline " if sound else small.NO_SIDE
     raw = load(trained.run_file).model_dump(mode="json")
-    raw["evaluation"]["first_model"] = str(tiny_model)
+    raw["evaluation"]["first_model"] = str(first)
     try:
         trained.run_file.write_text(dump(check(raw, where="run.yaml")))
-        with pytest.raises(
-            ConfigError, match=r"run.yaml: evaluation.first_model: a StableDiffusionPipeline "
-        ):
+        with pytest.raises((ConfigError, ModelError), match=f"run.yaml: evaluation.first_model: {said}"):
             sample(trained, prompts=["a fish"], num=1, out=tmp_path / "new", console=QUIET)
     finally:
         trained.run_file.write_text(text)

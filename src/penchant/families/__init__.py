@@ -16,7 +16,6 @@ from penchant.families._folder import copy_other_parts
 from penchant.families._pipeline import Part, only
 from penchant.families._tokens import PART as TEXT_ENCODER
 from penchant.families._tokens import apart
-from penchant.protocols import DiffusionFamily
 
 __all__ = [
     "SHIPPED",
@@ -85,7 +84,7 @@ def single_file(model: str) -> tuple[str, str] | None:
     return _single_file.split(model) if _single_file.is_name(model) else None
 
 
-def load(model: str, *, where: str = "model") -> DiffusionFamily:
+def load(model: str, *, where: str = "model") -> PipelineFamily:
     """Load a model, named as for `resolve`: networks, encoders and noise process of its family.
 
     Raises:
@@ -95,15 +94,21 @@ def load(model: str, *, where: str = "model") -> DiffusionFamily:
 
 
 def load_folder(
-    folder: Path, *, where: str = "model", part: Part | None = None, denoiser: torch.dtype | None = None
-) -> DiffusionFamily:
+    folder: Path,
+    *,
+    where: str = "model",
+    part: Part | None = None,
+    dtype: torch.dtype = torch.float32,
+    denoiser: torch.dtype | None = None,
+) -> PipelineFamily:
     """Load a folder that `resolve` has found.
 
     Args:
         folder: The folder.
         where: Place of its name, for messages.
         part: The only part whose weights are loaded, so that only it can be used; None is everything.
-        denoiser: Type of the denoiser's weights; float32, as of all others, if None.
+        dtype: Type of the weights in memory.
+        denoiser: Type of the denoiser's weights; that of all others if None.
 
     Raises:
         ModelError: As `family_of`, or if diffusers cannot load it, or its family not train it.
@@ -111,7 +116,7 @@ def load_folder(
     module = family_of(folder, where=where)
     try:
         with only(part, denoiser=denoiser):
-            return module.load(folder)
+            return module.load(folder, dtype=dtype)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
 

@@ -149,11 +149,11 @@ def _drawn(
     run: BuildFile, wanted: Sequence[Wanted], folder: Path, where: str, progress: Callable[[int], None]
 ) -> list[Path]:
     """Files of all batches; the model is loaded only if one is missing."""
-    model = families.resolve(run.model, where=f"{where}: model")
-    family = families.family_of(model, where=f"{where}: model")
-    if families.noise_span(model) < 1:
+    place = f"{where}: model"
+    model = families.resolve(run.model, where=place)
+    if families.noise_span(model, where=place) < 1:
         raise ConfigError(
-            f"{where}: model: {run.model!r} refines images and draws none of its own. Take the model that "
+            f"{place}: {run.model!r} refines images and draws none of its own. Take the model that "
             "begins them."
         )
     options = run.sampling.model_dump()
@@ -168,7 +168,7 @@ def _drawn(
 
     @cache
     def loaded() -> tuple[Any, Sampler]:
-        found = family.load(model, dtype=getattr(torch, run.sampling.precision))
+        found = families.load_folder(model, where=place, dtype=getattr(torch, run.sampling.precision))
         found.to(accelerator_or_cpu())
         try:
             return found.pipeline, sampler_of(found, **asked)

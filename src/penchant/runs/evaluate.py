@@ -165,12 +165,13 @@ def models(folder: RunFolder, run: RunFile) -> tuple[families.PipelineFamily, fa
         raise RunFolderError(
             f"{folder.path}: the training is not complete. Go on with `penchant train RUN.yaml --resume`."
         )
-    base_folder = families.resolve(run.model, where=f"{folder.run_file}: model")
-    family = families.family_of(base_folder)
-    tuned_folder = folder.pipeline if folder.pipeline.is_dir() else base_folder
-    dtype = getattr(torch, run.evaluation.precision)
-    base, tuned = (family.load(place, dtype=dtype) for place in (base_folder, tuned_folder))
-    if tuned_folder == base_folder:
+    where, dtype = f"{folder.run_file}: model", getattr(torch, run.evaluation.precision)
+    base_folder = families.resolve(run.model, where=where)
+    base = families.load_folder(base_folder, where=where, dtype=dtype)
+    if folder.pipeline.is_dir():
+        tuned = families.load_folder(folder.pipeline, where=str(folder.path), dtype=dtype)
+    else:
+        tuned = families.load_folder(base_folder, where=where, dtype=dtype)
         tuned.pipeline.load_lora_weights(str(folder.adapter))
     for model in (base, tuned):
         model.to(accelerator_or_cpu())

@@ -41,7 +41,7 @@ def pipelines(run: RunFile, models: list[families.PipelineFamily], *, where: str
     if e.first_model is None:
         raise ConfigError(_missing(run, where))
     folder = families.resolve(e.first_model, where=place)
-    first = families.family_of(folder, where=place).load(folder, dtype=getattr(torch, e.precision))
+    first = families.load_folder(folder, where=place, dtype=getattr(torch, e.precision))
     first.to(accelerator_or_cpu())
     try:
         return [refinement(first, model, num_steps=e.num_steps) for model in models]
