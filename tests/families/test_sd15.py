@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from penchant import families
 from penchant.errors import ModelError
 from penchant.families import _pipeline, sd15, tiny
 
@@ -34,7 +35,7 @@ def test_the_forward_is_the_unet_call_of_the_pipeline(family):
 
 
 def test_weights_in_half_precision_take_float32_latents(tiny_model):
-    family = sd15.load(tiny_model, dtype=torch.bfloat16)
+    family = families.load_folder(tiny_model, dtype=torch.bfloat16)
     condition = family.encode_prompts(PROMPTS)
     assert condition["prompt"].dtype is torch.float32
     with torch.no_grad():

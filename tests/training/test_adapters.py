@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests import small
 
+from penchant import families
 from penchant.errors import ConfigError, ModelError
 from penchant.families import sd15, sdxl, tiny
 from penchant.training.adapters import add_lora, continue_lora, save_lora
@@ -157,7 +158,7 @@ def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(
             for name, value in stored.items()
         }
         save_file(old, tmp_path / "pytorch_lora_weights.safetensors")
-    other = sd15.load(tiny_model, dtype=torch.bfloat16).network
+    other = families.load_folder(tiny_model, dtype=torch.bfloat16).network
     if kind is not None:
         quantize(other, kind)
     continue_lora(other, tmp_path, part="unet")
@@ -171,7 +172,7 @@ def test_an_adapter_on_frozen_weights_in_bfloat16_is_float32_to_the_bit(
 
 def test_both_adapters_are_float32_on_frozen_weights_in_bfloat16(tiny_model):
     """A moving reference that is kept in bfloat16 would lose small steps towards the policy."""
-    network = sd15.load(tiny_model, dtype=torch.bfloat16).network
+    network = families.load_folder(tiny_model, dtype=torch.bfloat16).network
     add_lora(network, rank=2, alpha=2, targets=["to_q"], seed=0, twice=True)
     adapters = {name: p for name, p in network.named_parameters() if ".lora_" in name}
     assert {p.dtype for p in adapters.values()} == {torch.float32}

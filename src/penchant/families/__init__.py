@@ -13,7 +13,7 @@ from penchant.errors import ModelError
 from penchant.families import _folder, _single_file
 from penchant.families._family import PipelineFamily
 from penchant.families._folder import copy_other_parts
-from penchant.families._pipeline import Part, only
+from penchant.families._pipeline import Loading, Part
 from penchant.families._tokens import PART as TEXT_ENCODER
 from penchant.families._tokens import apart
 
@@ -115,8 +115,7 @@ def load_folder(
     """
     module = family_of(folder, where=where)
     try:
-        with only(part, denoiser=denoiser):
-            return module.load(folder, dtype=dtype)
+        return module.load(folder, Loading(part=part, dtype=dtype, denoiser=denoiser))
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
 

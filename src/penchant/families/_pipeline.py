@@ -3,9 +3,7 @@
 import enum
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,53 +31,49 @@ class Part(enum.Flag):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """Which weights of a pipeline folder are read, and of what types.
+
+    Attributes:
+        part: What is read; other networks have a configuration but no memory. None is everything.
+        dtype: Type of the weights in memory.
+        denoiser: Type of the denoiser's weights; None is `dtype`.
+    """
+
     part: Part | None = None
+    dtype: torch.dtype = torch.float32
     denoiser: torch.dtype | None = None
 
+
+WHOLE: Final = Loading()
+"""Everything, in float32."""
 
 _LIBRARIES: Final = ("diffusers", "transformers")
 _ALWAYS: Final = ("unet", "transformer", "vae")
 """Parts that are needed even where diffusers can do without."""
-_EVERYTHING: Final = _Wanted()
-_wanted: ContextVar[_Wanted] = ContextVar("wanted", default=_EVERYTHING)
 
 
-@contextmanager
-def only(part: Part | None, *, denoiser: torch.dtype | None = None) -> Iterator[None]:
-    """Inside, `load` reads the weights of some parts; other networks have a configuration but no memory.
-
-    Args:
-        part: What is loaded; None is everything.
-        denoiser: Type of the denoiser's weights; None is that of all others.
-    """
-    token = _wanted.set(_Wanted(part, denoiser))
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-
-
-def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, object]) -> Any:
+def load(kind: Any, folder: Path, loading: Loading, *, replaced: Mapping[str, object]) -> Any:
     """The plain diffusers pipeline of a folder, from safetensors alone and without a progress bar.
 
     Args:
         kind: Class of the pipeline.
         folder: As written by its `save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
         replaced: Parts that are not loaded, as None, and options of the class.
 
     Raises:
         ModelError: If a part is missing, or diffusers cannot load it.
     """
     _require_parts(kind, folder, replaced)
-    wanted = _wanted.get()
     networks = _networks(folder)
     denoisers = [name for name in networks if _part_of(name) is Part.DENOISER]
-    dtypes = {"default": dtype, **dict.fromkeys(denoisers, wanted.denoiser or dtype)}
+    dtypes = {"default": loading.dtype, **dict.fromkeys(denoisers, loading.denoiser or loading.dtype)}
     unwanted = {
-        n: kind for n, kind in networks.items() if wanted.part is not None and _part_of(n) not in wanted.part
+        n: kind
+        for n, kind in networks.items()
+        if loading.part is not None and _part_of(n) not in loading.part
     }
     try:
         pipeline = kind.from_pretrained(
@@ -88,7 +82,7 @@ def load(kind: Any, folder: Path, *, dtype: torch.dtype, replaced: Mapping[str, 
             use_safetensors=True,
             local_files_only=True,
             **{
-                **{n: _empty(kind, folder / n, dtypes.get(n, dtype)) for n, kind in unwanted.items()},
+                **{n: _empty(kind, folder / n, dtypes.get(n, loading.dtype)) for n, kind in unwanted.items()},
                 **replaced,
             },
         )

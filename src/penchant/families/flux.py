@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from penchant.diffusion.flow import UniformLaw
 from penchant.families import _pipeline
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "FluxPipeline"
@@ -28,16 +29,16 @@ PATCH: Final = 2
 """Side of the patches of latents that are packed into one token."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Noise levels of training are uniform before the shift, so that they follow the sampler's steps.
 
     Args:
         folder: As written by `FluxPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     config, side = pipeline.transformer.config, pipeline.default_sample_size
     return PipelineFamily(
         name="flux",
@@ -62,10 +63,10 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> FluxPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> FluxPipeline:
     """The plain diffusers pipeline of a folder, without a progress bar."""
     replaced = {"image_encoder": None, "feature_extractor": None}
-    pipeline = _pipeline.load(FluxPipeline, folder, dtype=dtype, replaced=replaced)
+    pipeline = _pipeline.load(FluxPipeline, folder, loading, replaced=replaced)
     _pipeline.require_limits(pipeline, folder, ["tokenizer"])
     return pipeline
 

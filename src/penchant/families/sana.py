@@ -18,6 +18,7 @@ from penchant.diffusion.flow import LogitNormalLaw
 from penchant.families import _pipeline
 from penchant.families._autoencoder import Deterministic
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "SanaPipeline"
@@ -29,14 +30,14 @@ INSTRUCTION: Final[list[str]] = (
 """What the pipeline writes before every prompt but the empty one of the unguided half."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `SanaPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     config, side = pipeline.transformer.config, _pipeline.side_of(pipeline, "transformer")
     return PipelineFamily(
         name="sana",
@@ -56,9 +57,9 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> SanaPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> SanaPipeline:
     """The plain diffusers pipeline of a folder, without a progress bar."""
-    return _pipeline.load(SanaPipeline, folder, dtype=dtype, replaced={})
+    return _pipeline.load(SanaPipeline, folder, loading, replaced={})
 
 
 def predicted(

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.families import _pipeline
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "StableDiffusionPipeline"
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `StableDiffusionPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     _pipeline.require_no_guidance_told(pipeline)
     config, side = pipeline.unet.config, _pipeline.side_of(pipeline, "unet")
     return PipelineFamily(
@@ -44,10 +44,10 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> StableDiffusionPipeline:
     """The plain diffusers pipeline of a folder, without a safety checker and without a progress bar."""
     replaced = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = _pipeline.load(StableDiffusionPipeline, folder, dtype=dtype, replaced=replaced)
+    pipeline = _pipeline.load(StableDiffusionPipeline, folder, loading, replaced=replaced)
     _pipeline.require_limits(pipeline, folder, ["tokenizer"])
     return pipeline
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from penchant.diffusion.flow import LogitNormalLaw
 from penchant.families import _folder, _pipeline
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "StableDiffusion3Pipeline"
@@ -23,14 +24,14 @@ T5_LIMIT: Final = 256
 """Tokens that the T5 reads, the pipeline's own default."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `StableDiffusion3Pipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     config, side = pipeline.transformer.config, _pipeline.side_of(pipeline, "transformer")
     return PipelineFamily(
         name="sd3",
@@ -48,7 +49,7 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> StableDiffusion3Pipeline:
     """The plain diffusers pipeline of a folder, without a progress bar.
 
     A T5 that model_index.json names as empty stays empty.
@@ -56,7 +57,7 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> Stable
     named = _folder.parts_of(_folder.index_of(folder, str(folder)))
     absent = [name for name in ("text_encoder_3", "tokenizer_3") if name not in named]
     replaced = dict.fromkeys(["image_encoder", "feature_extractor", *absent])
-    pipeline = _pipeline.load(StableDiffusion3Pipeline, folder, dtype=dtype, replaced=replaced)
+    pipeline = _pipeline.load(StableDiffusion3Pipeline, folder, loading, replaced=replaced)
     _pipeline.require_limits(pipeline, folder, ["tokenizer", "tokenizer_2"])
     return pipeline
 

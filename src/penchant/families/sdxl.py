@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from penchant.errors import ModelError
 from penchant.families import _pipeline
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition, Framing
 
 PIPELINE: Final = "StableDiffusionXLPipeline"
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `StableDiffusionXLPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     _pipeline.require_no_guidance_told(pipeline)
     require_one_scale(pipeline)
     config, side = pipeline.unet.config, _pipeline.side_of(pipeline, "unet")
@@ -46,14 +47,14 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> StableDiffusionXLPipeline:
     """The plain diffusers pipeline of a folder, without a watermark and without a progress bar.
 
     Raises:
         ModelError: If it cannot be loaded, or lacks a text encoder.
     """
     replaced = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
-    pipeline = _pipeline.load(StableDiffusionXLPipeline, folder, dtype=dtype, replaced=replaced)
+    pipeline = _pipeline.load(StableDiffusionXLPipeline, folder, loading, replaced=replaced)
     if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
         raise ModelError(
             f"{folder}: a {PIPELINE} with an empty text encoder in model_index.json. Give the base model, "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from penchant.errors import ModelError
 from penchant.families import _pipeline, sdxl
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition, Framing
 
 PIPELINE: Final = "StableDiffusionXLImg2ImgPipeline"
@@ -26,14 +27,14 @@ SCORE, UNGUIDED_SCORE = 6.0, 2.5
 """Aesthetic scores, 1 to 10, of an image with and without a prompt; the pipeline's own defaults."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `StableDiffusionXLImg2ImgPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     _pipeline.require_no_guidance_told(pipeline)
     sdxl.require_one_scale(pipeline)
     config, side = pipeline.unet.config, _pipeline.side_of(pipeline, "unet")
@@ -54,14 +55,14 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> StableDiffusionXLImg2ImgPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> StableDiffusionXLImg2ImgPipeline:
     """The plain diffusers pipeline of a folder, without a watermark and without a progress bar.
 
     Raises:
         ModelError: If it cannot be loaded, or is another model in a pipeline from image to image.
     """
     replaced = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
-    pipeline = _pipeline.load(StableDiffusionXLImg2ImgPipeline, folder, dtype=dtype, replaced=replaced)
+    pipeline = _pipeline.load(StableDiffusionXLImg2ImgPipeline, folder, loading, replaced=replaced)
     if not pipeline.config.requires_aesthetics_score or pipeline.text_encoder_2 is None:
         raise ModelError(
             f"{folder}: a {PIPELINE} without requires_aesthetics_score or without text_encoder_2 in "

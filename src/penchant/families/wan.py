@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from diffusers import WanPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from penchant.errors import ModelError
 from penchant.families import _folder, _pipeline
 from penchant.families._autoencoder import Frames
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "WanPipeline"
@@ -26,14 +26,14 @@ SIZE: Final = 480
 """Side of the images, in pixels; the height that the pipeline draws, the model's config names none."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `WanPipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     config, factor = pipeline.transformer.config, pipeline.vae_scale_factor_spatial
     side, patch = SIZE // factor, config.patch_size[-1]
     return PipelineFamily(
@@ -52,7 +52,7 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> WanPipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> WanPipeline:
     """The plain diffusers pipeline of a folder, without a progress bar.
 
     Raises:
@@ -65,7 +65,7 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> WanPip
             "cannot be trained as one model. Give a Wan model with one transformer, such as 2.1 or 2.2 TI2V."
         )
     replaced = {"transformer_2": None}
-    return _pipeline.load(WanPipeline, folder, dtype=dtype, replaced=replaced)
+    return _pipeline.load(WanPipeline, folder, loading, replaced=replaced)
 
 
 def predicted(

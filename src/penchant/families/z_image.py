@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from penchant.diffusion.flow import LogitNormalLaw
 from penchant.families import _pipeline
 from penchant.families._family import PipelineFamily
+from penchant.families._pipeline import WHOLE, Loading
 from penchant.protocols import Condition
 
 PIPELINE: Final = "ZImagePipeline"
@@ -27,14 +28,14 @@ PATCH: Final = 2
 """Side of the patches of latents that are one token."""
 
 
-def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
+def load(folder: Path, loading: Loading = WHOLE) -> PipelineFamily:
     """Load a pipeline folder; its weights must be safetensors.
 
     Args:
         folder: As written by `ZImagePipeline.save_pretrained`.
-        dtype: Type of the weights in memory.
+        loading: Which weights, and of what types.
     """
-    pipeline = load_pipeline(folder, dtype=dtype)
+    pipeline = load_pipeline(folder, loading)
     side = SIZE // pipeline.vae_scale_factor
     return PipelineFamily(
         name="z_image",
@@ -51,9 +52,9 @@ def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> PipelineFamily:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype = torch.float32) -> ZImagePipeline:
+def load_pipeline(folder: Path, loading: Loading = WHOLE) -> ZImagePipeline:
     """The plain diffusers pipeline of a folder, without a progress bar."""
-    return _pipeline.load(ZImagePipeline, folder, dtype=dtype, replaced={})
+    return _pipeline.load(ZImagePipeline, folder, loading, replaced={})
 
 
 def predicted(
