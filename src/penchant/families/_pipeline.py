@@ -70,21 +70,16 @@ def load(kind: Any, folder: Path, loading: Loading, *, replaced: Mapping[str, ob
     networks = _networks(folder)
     denoisers = [name for name in networks if _part_of(name) is Part.DENOISER]
     dtypes = {"default": loading.dtype, **dict.fromkeys(denoisers, loading.denoiser or loading.dtype)}
-    unwanted = {
-        n: kind
-        for n, kind in networks.items()
-        if loading.part is not None and _part_of(n) not in loading.part
-    }
+    left_out = [n for n in networks if loading.part is not None and _part_of(n) not in loading.part]
     try:
+        empty = {n: _empty(networks[n], folder / n, dtypes.get(n, loading.dtype)) for n in left_out}
         pipeline = kind.from_pretrained(
             str(folder),
             dtype=dtypes,
             use_safetensors=True,
             local_files_only=True,
-            **{
-                **{n: _empty(kind, folder / n, dtypes.get(n, loading.dtype)) for n, kind in unwanted.items()},
-                **replaced,
-            },
+            **empty,
+            **replaced,
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(

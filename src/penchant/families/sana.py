@@ -100,8 +100,9 @@ def text_condition(pipeline: Any, prompts: Sequence[str]) -> Condition:
     limit = len(pipeline.tokenizer.encode(before)) + LIMIT - 2
     _pipeline.say_cut(pipeline.tokenizer, [before + prompt for prompt in prompts], limit=limit)
     rows: dict[int, tuple[Tensor, Tensor]] = {}
-    for instruction in (INSTRUCTION, None):
-        numbers = [number for number, prompt in enumerate(prompts) if bool(prompt) is bool(instruction)]
+    written = [number for number, prompt in enumerate(prompts) if prompt]
+    empty = [number for number, prompt in enumerate(prompts) if not prompt]
+    for instruction, numbers in ((INSTRUCTION, written), (None, empty)):
         if numbers:
             states, attended, _, _ = pipeline.encode_prompt(
                 [prompts[number] for number in numbers],
