@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,14 +16,12 @@ from safetensors.torch import load_file
 from tests import small
 
 from penchant import hub
-from penchant.errors import RunFolderError, TrainingStopped
+from penchant.errors import TrainingStopped
 from penchant.evaluation.sampling import Request, Sampler, draw
 from penchant.families import sd15
 from penchant.log import METRICS
 from penchant.runs.evaluate import models, sampled
-from penchant.runs.folder import RunFolder
 from penchant.runs.load import load
-from penchant.runs.train import _require_one_start
 
 TERMS = [{"kind": "winner-kept", "coefficient": 10}]
 
@@ -225,18 +222,3 @@ def test_the_model_is_hashed_once_in_a_run_and_once_in_a_resumed_one(
         assert folder.read_manifest()["model_hash"] == expected
     for name in ("train", "held-out"):
         assert f'"model": "{expected}"' in next((tmp_path / "errors" / name).rglob("*.json")).read_text()
-
-
-@pytest.mark.parametrize(
-    ("others", "message"),
-    [
-        ([[7, 10]], r"would go on from different steps, \[5, 7\]. Put the run folder on a file system"),
-        ([[5, 11]], "the processes read different data. Give every machine the same file under data.path"),
-    ],
-)
-def test_processes_that_see_different_files_are_refused(tmp_path, others, message):
-    accelerator = SimpleNamespace(device="cpu", gather=lambda here: torch.cat([here, torch.tensor(others)]))
-    with pytest.raises(RunFolderError, match=message):
-        _require_one_start(accelerator, 5, f"{10:012x}" + "f" * 52, RunFolder(tmp_path))
-    accelerator.gather = lambda here: torch.cat([here, here])
-    _require_one_start(accelerator, 5, f"{10:012x}", RunFolder(tmp_path))

@@ -3,13 +3,11 @@
 import logging
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -18,7 +16,7 @@ from diffusers import AutoModel
 from rich.console import Console
 
 from penchant import families, log
-from penchant.errors import Interrupted, PenchantError, RunFolderError, TrainingStopped
+from penchant.errors import Interrupted, RunFolderError
 from penchant.files import give_usual_rights
 from penchant.runs.assemble import Assembled, assemble, max_grad_norm
 from penchant.runs.evaluate import require_possible
@@ -30,6 +28,7 @@ from penchant.runs.folder import (
 )
 from penchant.runs.load import dump
 from penchant.runs.manifest import manifest, peak_memory
+from penchant.runs.processes import anywhere, one_voice, require_one_start, stop_on_signals
 from penchant.runs.schema import AutoBeta, RunFile
 from penchant.runs.terminal import phase
 from penchant.training import distributed
@@ -38,7 +37,6 @@ from penchant.training.checkpoint import Checkpointer, TrainState, latest
 from penchant.training.checkpoint import load as load_checkpoint
 from penchant.training.distributed import whole_tensors
 from penchant.training.loop import Progress, Record, Watchers, fit
-from penchant.training.presence import Presence
 from penchant.training.self_check import self_check
 from penchant.training.timesteps import Importance
 from penchant.training.watchers import HeldOut, MetricsFile, ProgressBar, TensorBoard
@@ -66,80 +64,8 @@ def train(run: RunFile, folder: RunFolder, *, resume: bool, console: Console, wh
     log.set_up()
     console = console if log.is_main_process() else Console(quiet=True)
     accelerator, progress = distributed.accelerator(), Progress()
-    with _one_voice(accelerator, folder, progress, resume=resume):
+    with one_voice(accelerator, folder, progress, resume=resume):
         _train(run, folder, accelerator, progress, resume=resume, console=console, where=where)
-
-
-@contextmanager
-def _one_voice(
-    accelerator: Accelerator, folder: RunFolder, progress: Progress, *, resume: bool
-) -> Iterator[None]:
-    """Inside, of several processes one says an error that all have, and the end of one has a name."""
-    if accelerator.num_processes == 1:
-        yield
-        return
-
-    def loss_of(ranks: list[int]) -> TrainingStopped:
-        """The error that names the processes that have ended, and how to go on."""
-        return TrainingStopped(
-            f"step {progress.step + 1}: rank {' and '.join(map(str, ranks))} of {accelerator.num_processes} "
-            "processes has ended: killed, out of memory, or by an error of its own. "
-            + _way_out(folder, begun=resume or progress.step > 0)
-        )
-
-    def end_of() -> PenchantError:
-        """Why this process was told to end between steps."""
-        if ranks := presence.lost():
-            return loss_of(ranks)
-        way_out = _way_out(folder, begun=resume or progress.step > 0)
-        return Interrupted(
-            f"stopped by SIGTERM after step {progress.step}. {way_out}", signal_number=signal.SIGTERM
-        )
-
-    with Presence.of_launch(accelerator.process_index, accelerator.num_processes) as presence:
-        try:
-            try:
-                with _ended_by_launcher(end_of):
-                    yield
-            except RuntimeError as error:
-                with stop_on_signals():  # launchers send one, and the sentence takes a moment
-                    ranks = presence.lost()
-                    if not ranks:
-                        raise
-                    raise loss_of(ranks) from error
-        except PenchantError as error:
-            if presence.says(str(error)):
-                raise
-            raise SystemExit(error.exit_code) from error
-
-
-@contextmanager
-def _ended_by_launcher(reason: Callable[[], PenchantError]) -> Iterator[None]:
-    """Inside, SIGTERM raises the reason; it is what launchers send when another process has failed.
-
-    While steps are taken `stop_on_signals` stands in its place, so that a run ends with a whole step.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # finding the reason takes a moment
-        raise reason()
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _way_out(folder: RunFolder, *, begun: bool) -> str:
-    """How to go on; checkpoints of a run that has not begun are of an earlier one in the same folder."""
-    place = latest(folder.checkpoints) if begun else None
-    if place is None:
-        return "No checkpoint is written yet; start again with --overwrite."
-    return f"The checkpoint {place.name} is whole; go on with --resume."
 
 
 def _train(
@@ -176,7 +102,7 @@ def _train(
     if place is not None:
         load_checkpoint(state, place)
         console.print(f"going on from step {state.progress.step} of {run.training.steps}")
-    _require_one_start(accelerator, progress.step, parts.data.content_hash, folder)
+    require_one_start(accelerator, progress.step, parts.data.content_hash, folder)
     if place is None:
         _check(run, parts, console)
     if run.wants_auto_beta and earlier is None:
@@ -202,7 +128,7 @@ def _train(
             max_grad_norm=max_grad_norm(run),
             watchers=_watchers(run, folder, parts, state, bar),
             progress=progress,
-            stop=lambda: _anywhere(bool(received), accelerator),
+            stop=lambda: anywhere(bool(received), accelerator),
         )
     if progress.step < run.training.steps:
         number = received[0] if received else signal.SIGTERM
@@ -214,36 +140,6 @@ def _train(
     _export(run, folder, parts)
     if main:
         _mark_complete(folder, parts, seconds=(datetime.now(UTC) - started).total_seconds())
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[signal.Signals]]:
-    """Inside, Ctrl-C and SIGTERM are noted in the list instead of breaking off; a second one breaks off."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
-    """True on every process once one of them was asked to stop, so that all stop after the same step."""
-    if accelerator.num_processes == 1:
-        return asked
-    flags = accelerator.gather(torch.tensor([int(asked)], device=accelerator.device))
-    assert isinstance(flags, torch.Tensor)
-    return bool(flags.any())
 
 
 def _watchers(
@@ -290,24 +186,6 @@ def _importance(parts: Assembled) -> Importance | None:
     """The law of the timesteps, if it learns from the run."""
     law = parts.sources.law
     return law if isinstance(law, Importance) else None
-
-
-def _require_one_start(accelerator: Accelerator, step: int, data_hash: str, folder: RunFolder) -> None:
-    """Machines that do not share the run folder or the data would train different runs side by side."""
-    here = torch.tensor([[step, int(data_hash[:12], 16)]], device=accelerator.device)
-    starts = accelerator.gather(here)
-    assert isinstance(starts, torch.Tensor)
-    steps, data = starts.unbind(1)
-    if steps.unique().numel() > 1:
-        raise RunFolderError(
-            f"{folder.path}: the processes would go on from different steps, {steps.tolist()}. Put the run "
-            "folder on a file system that all machines share."
-        )
-    if data.unique().numel() > 1:
-        raise RunFolderError(
-            f"{folder.path}: the processes read different data. Give every machine the same file under "
-            "data.path."
-        )
 
 
 def _check(run: RunFile, parts: Assembled, console: Console) -> None:
