@@ -52,7 +52,8 @@ class Groups:
         score: RANKED: preference score in [0, 1]. UNARY: +1 desirable, -1 undesirable. PAIR: None, or equal
             scores for a tie.
         valid: False where a candidate is padding.
-        error: Denoising error of the policy before it is scaled to nats; for the log, not for objectives.
+        error: Squared denoising error of the policy, mean over the elements of a latent, whatever the ratio
+            does with it; for logs and guards, not for objectives.
         error_reference: The same of the reference.
         log_snr: Log signal-to-noise ratio at which the group was measured.
         time: Position on the noise scale, 0 clean to 1 noise.
@@ -110,7 +111,7 @@ class LatentBatch:
         valid: As in Groups.
         quantile: Where in the law of the timesteps each group is measured, in [0, 1); None draws it.
         importance: As in Groups.
-        reference_error: Denoising errors of the reference, measured before; None if it is to be asked.
+        reference_error: `Groups.error_reference`, measured before; None if the reference is to be asked.
     """
 
     ids: tuple[str, ...]

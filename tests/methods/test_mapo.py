@@ -92,3 +92,10 @@ def test_options_that_are_not_positive_are_refused():
     for name in ("weight", "sharpness", "squash"):
         with pytest.raises(ValueError, match=f"{name} must be > 0, got 0"):
             WinnerAndMargin(**{name: 0.0})
+
+
+def test_large_errors_have_a_gradient_in_float32():
+    """exp(s l) overflows from s l = 88 on."""
+    error = torch.tensor([200.0, 0.0], requires_grad=True)
+    squashed(error, squash=0.5).sum().backward()
+    assert error.grad.tolist() == pytest.approx([0, -0.25], abs=1e-30)

@@ -29,7 +29,7 @@ def squashed(error: Float[Tensor, " *B"], *, squash: float) -> Float[Tensor, " *
     """
     x = squash * error
     safe = torch.where(x == 0, 1.0, x)  # 0 / 0 at x = 0, where the limit is 1 - x / 2
-    return torch.where(x == 0, 1 - x / 2, safe / torch.expm1(safe))
+    return torch.where(x == 0, 1 - x / 2, safe * torch.exp(-safe) / -torch.expm1(-safe))  # never overflows
 
 
 @final

@@ -1,8 +1,8 @@
-"""How the timesteps of one step are drawn: laws of their quantiles that leave every mean as it is.
+"""How the timesteps of one step are drawn: laws of their quantiles that leave the mean loss as it is.
 
 A timestep is the value of the model's own law at a quantile, which is uniform in [0, 1). These laws draw the
-quantiles of a batch together, or draw some more often and weigh them less. Each mean over the batch is then
-still that of independent draws, with less noise.
+quantiles of a batch together, or draw some more often and weigh their loss less. The mean loss of a batch is
+then still that of independent draws, with less noise.
 
 Axes: B groups of one piece of the batch.
 """

@@ -32,6 +32,11 @@ def test_the_sum_is_the_mean_times_the_number_of_elements():
     mean = Denoising(reduction="mean")(models, batch, DRAWS)
     total = Denoising(reduction="sum")(models, batch, DRAWS)
     torch.testing.assert_close(total.log_ratio, 8 * mean.log_ratio)
+    for name in ("error", "error_reference"):  # what guards compare with their limits
+        torch.testing.assert_close(getattr(total, name), getattr(mean, name))
+    measured = replace(batch, reference_error=total.error_reference)
+    kept = Denoising(reduction="sum")(replace(models, reference=None), measured, DRAWS)
+    torch.testing.assert_close(kept.log_reference, total.log_reference)
 
 
 def test_the_reference_gets_no_gradient():
@@ -202,6 +207,8 @@ def test_drift_is_the_squared_distance_of_the_outputs():
     torch.testing.assert_close(plus.error_reference, plain.error_reference)
     summed = DriftFromReference(reduction="sum", scale=1.0)(models, batch, DRAWS)
     torch.testing.assert_close(summed.log_ratio, 16 * plus.log_ratio)
+    torch.testing.assert_close(summed.error, plus.error)
+    torch.testing.assert_close(summed.error_reference, plus.error_reference)
 
 
 @pytest.mark.parametrize("ratio", [Denoising, DriftFromReference])

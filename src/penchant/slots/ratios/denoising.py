@@ -69,8 +69,9 @@ class Denoising:
             squared = (at_least_float32(output) - at_least_float32(target)) ** 2
             return point.grouped(_reduce(squared, self.reduction))
 
+        summed = point.elements if self.reduction == "sum" else 1
         policy_error = error(models.policy)
-        reference_error = batch.reference_error
+        reference_error = None if batch.reference_error is None else summed * batch.reference_error
         if models.reference is not None:
             with torch.no_grad():
                 reference_error = error(models.reference)
@@ -79,8 +80,8 @@ class Denoising:
             log_reference=None if reference_error is None else -self.scale * reference_error,
             score=batch.score,
             valid=batch.valid,
-            error=policy_error,
-            error_reference=reference_error,
+            error=policy_error / summed,
+            error_reference=None if reference_error is None else reference_error / summed,
             log_snr=point.log_snr,
             time=point.time,
             importance=batch.importance,
@@ -134,6 +135,7 @@ class DriftFromReference:
             anchor = at_least_float32(models.reference(point.noisy, point.timestep, point.condition))
         output = at_least_float32(models.policy(point.noisy, point.timestep, point.condition))
         drift = point.grouped(_reduce((output - anchor) ** 2, self.reduction))
+        summed = point.elements if self.reduction == "sum" else 1
         error = point.grouped(_reduce((output - target) ** 2, self.reduction))
         log_policy = -self.scale * error
         sign = 1.0 if self.sign == "derived_plus" else -1.0
@@ -142,8 +144,8 @@ class DriftFromReference:
             log_reference=log_policy - sign * self.scale * drift,
             score=batch.score,
             valid=batch.valid,
-            error=error,
-            error_reference=point.grouped(_reduce((anchor - target) ** 2, self.reduction)),
+            error=error / summed,
+            error_reference=point.grouped(mean_over_elements((anchor - target) ** 2)),
             log_snr=point.log_snr,
             time=point.time,
             importance=batch.importance,
@@ -163,6 +165,11 @@ class NoisyPoint:
     condition: Condition
     log_snr: Float[Tensor, " B"]
     time: Float[Tensor, " B"]
+
+    @property
+    def elements(self) -> int:
+        """Numbers in the latent of one candidate."""
+        return self.clean[0].numel()
 
     @classmethod
     def draw(
