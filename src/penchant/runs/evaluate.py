@@ -34,10 +34,8 @@ from penchant.runs.folder import RunFolder, write_text_atomically
 from penchant.runs.load import SET, dump, load
 from penchant.runs.manifest import peak_memory
 from penchant.runs.rewards import reward_of, rewards_of
-from penchant.runs.schema import HELD_OUT, RunFile
+from penchant.runs.schema import HELD_OUT, STYLE, RunFile
 from penchant.runs.terminal import phase
-
-STYLE = "style"
 
 Images: TypeAlias = Float[Tensor, "N 3 H W"]
 

@@ -48,6 +48,8 @@ def _of_shape(shape: Shape, *options: str) -> _Unread:
     )
 
 
+_HELD_OUT: Final = ("training.heldout_every", "training.heldout_examples", "training.heldout_draws")
+
 _UNREAD: Final = (
     _Unread(
         options=("training.reference",),
@@ -55,15 +57,24 @@ _UNREAD: Final = (
         because="method {method!r} has no reference and does not read this section. Remove it.",
     ),
     _Unread(
-        options=(
-            *("training.batch_size", "training.micro_batch_size"),
-            *("training.heldout_every", "training.heldout_examples"),
-            *("data.flip", "data.size", "data.buckets", "data.crops", "data.cache", "data.prompt_dropout"),
-            *("data.min_size", "data.streaming"),
-        ),
+        options=("training.batch_size", "training.micro_batch_size"),
         when=_samples,
         because="a method that samples the model does not read it. Remove it; online.prompts_per_step sets "
         "the size of a step.",
+    ),
+    _Unread(
+        options=(
+            *("data.flip", "data.size", "data.buckets", "data.crops", "data.cache", "data.prompt_dropout"),
+            *("data.min_size", "data.streaming", *_HELD_OUT),
+        ),
+        when=_samples,
+        because="a method that samples the model reads no stored images. Remove it.",
+    ),
+    _Unread(
+        options=_HELD_OUT,
+        when=lambda run, method: run.data.heldout_split is None,
+        because="nothing is measured during training with data.heldout_split: null. Remove it, or name a "
+        "split there.",
     ),
     _Unread(
         options=("noise",),

@@ -14,6 +14,9 @@ from penchant.runs.sentences import shown
 HELD_OUT: Final = "held-out"
 """Value of evaluation.prompts: take the prompts of a split of the data."""
 
+STYLE: Final = "style"
+"""Value of evaluation.metric: the judge of the shipped pairs, with evaluation.preferred_style."""
+
 AUTO: Final = "auto"
 """Value of objective.beta: find it by a probe."""
 
@@ -519,7 +522,9 @@ class Evaluation(Section):
         "scored once; null is `scores.sqlite` in the run folder.",
     )
     preferred_style: str = Field(
-        default="fluent", min_length=1, description="Style whose share of the images is counted."
+        default="fluent",
+        min_length=1,
+        description="Style whose share of the images is counted; only with metric `style` or null.",
     )
 
     @model_validator(mode="after")
@@ -527,6 +532,16 @@ class Evaluation(Section):
         if self.prompts != HELD_OUT and self.changed("split"):
             raise ValueError(
                 f"split is only read with prompts {HELD_OUT!r}, got prompts {self.prompts!r}. Remove split."
+            )
+        if self.seeds_per_prompt > 1 and self.changed("diversity_prompts"):
+            raise ValueError(
+                "diversity_prompts is only read with one seed per prompt, got seeds_per_prompt "
+                f"{self.seeds_per_prompt}, which show the diversity by themselves. Remove diversity_prompts."
+            )
+        if self.metric not in (None, STYLE) and self.changed("preferred_style"):
+            raise ValueError(
+                f"preferred_style is only read by metric {STYLE!r}, got metric {shown(self.metric)}. Remove "
+                "preferred_style, or the metric."
             )
         return self
 
