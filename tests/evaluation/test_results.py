@@ -73,7 +73,7 @@ def test_the_comparison_finds_what_was_built_in(results):
     names = [flag.name for flag in results.drift.flags]
     assert names[:2] == [
         "preferred style up, caption match down",
-        "trained metric up, untrained metrics down",
+        "headline score up, other scores down",
     ]
     assert "over-optimisation: saturation" in names
 
