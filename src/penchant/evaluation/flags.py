@@ -12,10 +12,11 @@ from penchant.evaluation.winrate import WinRate
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A finding with a fixed name and a sentence that holds its numbers."""
+    """A finding with a fixed name, a sentence that holds its numbers, and the drift measure it is about."""
 
     name: str
     sentence: str
+    measure: str | None = None
 
 
 @final
@@ -75,6 +76,7 @@ def over_optimisation(panel: Sequence[DriftMeasure], thresholds: Thresholds) -> 
                 sentence=f"{measure.name.capitalize()} went from {measure.base:.3g} to {measure.tuned:.3g}"
                 f"{goal}: {excess:+.0%} where {limit:.0%} is allowed. Look for artefacts in the gallery; "
                 "train for fewer steps or with a larger beta.",
+                measure=measure.name,
             )
         )
     return flags
@@ -100,9 +102,11 @@ def caption_match_down(
                 name="preferred style up, caption match down",
                 sentence=f"The preferred style rose from {before:.0%} to {after:.0%} of the images, but "
                 f"{fall}: the model gives up what the prompts ask for.",
+                measure=CAPTION_MATCH,
             )
         ]
-    return [Flag(name="caption match down", sentence=f"{fall[0].upper()}{fall[1:]}.")]
+    sentence = f"{fall[0].upper()}{fall[1:]}."
+    return [Flag(name="caption match down", sentence=sentence, measure=CAPTION_MATCH)]
 
 
 def only_headline_up(
