@@ -23,6 +23,7 @@ from penchant.reports.summary import (
     signed,
     summarise,
 )
+from penchant.runs.folder import RunFolder
 
 
 @final
@@ -98,7 +99,7 @@ def write_report(run_folder: Path) -> Path:
         RunFolderError: The folder is not there or cannot be written.
         DataError: A part of the folder is there but cannot be read.
     """
-    return write_page(run_folder / "report.html", render(read_run_folder(run_folder)))
+    return write_page(RunFolder(run_folder).report, render(read_run_folder(run_folder)))
 
 
 def render(contents: RunContents) -> str:

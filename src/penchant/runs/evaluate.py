@@ -123,7 +123,7 @@ def sample(
         ConfigError: An option is wrong, or belongs to the training.
     """
     run = _run_of(folder, assignments)
-    place = folder.path / "drawn" if out is None else out
+    place = folder.drawn if out is None else out
     if place.exists() and any(place.iterdir()):
         raise RunFolderError(f"{place}: exists and is not empty. Give another folder with --out.")
     wanted = prompts or suite_of(run, where=str(folder.run_file)).prompts
