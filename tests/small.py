@@ -101,7 +101,7 @@ def write_lists(path: Path, *, rows: int = 8) -> Path:
 
 
 def run_options(model: Path, data: Path, output: Path, changes: dict) -> dict:
-    """A small run: pieces of a batch, a moving average and held-out pairs are on."""
+    """A small run: pieces of a batch, a moving average and, where they are read, held-out pairs are on."""
     raw = {
         "model": str(model),
         "data": {"path": str(data)},
@@ -129,6 +129,9 @@ def run_options(model: Path, data: Path, output: Path, changes: dict) -> dict:
             place.pop(last, None)
         else:
             place[last] = value
+    if raw["data"].get("heldout_split", "") is None or raw["method"] == "d3po":
+        for name in {"heldout_every", "heldout_draws"} - {name.rpartition(".")[2] for name in changes}:
+            raw["training"].pop(name, None)
     return raw
 
 

@@ -73,9 +73,12 @@ def test_the_comparison_finds_what_was_built_in(results):
     names = [flag.name for flag in results.drift.flags]
     assert names[:2] == [
         "preferred style up, caption match down",
-        "trained metric up, untrained metrics down",
+        "headline score up, other scores down",
     ]
     assert "over-optimisation: saturation" in names
+    measures = {flag.name: flag.measure for flag in results.drift.flags}
+    assert [measures[name] for name in names[:2]] == ["caption match", None]
+    assert measures["over-optimisation: saturation"] == "saturation"
 
 
 def test_scores_that_were_trained_on_are_said_to_be():
@@ -152,7 +155,11 @@ def spoiled(results: Results, change) -> str:
         (lambda r: r["drift"]["panel"][2].pop("unit"), "drift: panel[2]: missing key 'unit'"),
         (lambda r: r["drift"].update(flags={}), "drift: flags: needs list, got dict"),
         (lambda r: r.update(other_scores=[]), "other_scores: needs dict, got list"),
-        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 2"),
+        (lambda r: r.update(version=9), "version of the results, got 9. This release reads version 3"),
+        (
+            lambda r: r.update(version=2),
+            "got 2. This release reads version 3; write it again with penchant evaluate",
+        ),
     ],
 )
 def test_a_wrong_file_is_named_with_the_key(results, change, sentence):

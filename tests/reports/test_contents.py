@@ -36,6 +36,15 @@ def test_no_folder(tmp_path):
         read_run_folder(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    "text", ["method: [unclosed", "7", "a: ${b", "a: !!int x", "a: !!bool x", "a: !!timestamp x", "- a"]
+)
+def test_what_is_no_run_file_is_shown_as_it_stands(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(text)
+    contents = read_run_folder(tmp_path)
+    assert (contents.run, contents.run_text) == ({}, text)
+
+
 def test_metrics_after_a_crash_and_a_resume():
     lines = [
         '{"step": 1, "split": "train", "loss": 0.7}',

@@ -165,7 +165,9 @@ def test_each_split_is_opened_once(trained, results, tmp_path, monkeypatch):
 
 
 def test_several_seeds_need_no_second_ones(tiny_model, tiny_pairs, tmp_path):
-    changes = {"evaluation": EVALUATION | {"seeds_per_prompt": 2, "num_prompts": 2}}
+    several = EVALUATION | {"seeds_per_prompt": 2, "num_prompts": 2}
+    several.pop("diversity_prompts")  # nothing would read it
+    changes = {"evaluation": several}
     folder, _ = small.train(small.run_options(tiny_model, tiny_pairs, tmp_path / "out", changes))
     found = evaluate(folder, console=QUIET)
     assert (found.win_rate.n, found.win_rate.num_prompts) == (4, 2)

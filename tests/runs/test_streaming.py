@@ -83,7 +83,7 @@ def test_a_method_that_samples_does_not_stream(streamed):
         where="run.yaml",
     )
     with pytest.raises(
-        ConfigError, match="run.yaml: data.streaming: a method that samples the model does not"
+        ConfigError, match="run.yaml: data.streaming: a method that samples the model reads no stored"
     ):
         module.method_of(run, where="run.yaml")
 

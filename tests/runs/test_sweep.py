@@ -145,12 +145,11 @@ def test_what_is_refused(file_of, over, changes, sentence):
 
 
 def test_what_is_better_comes_first():
-    lost = ("preferred style up, caption match down",)
     rows = [
         Row(candidate="stopped", step=1, stopped="why"),
-        Row(candidate="highest, but lost the prompts", step=1, change=9.0, flags=lost),
+        Row(candidate="highest, but lost the prompts", step=1, change=9.0, flagged=("caption match",)),
         Row(candidate="low", step=1, change=-1.0),
-        Row(candidate="high", step=1, change=1.0, flags=("over-optimisation: contrast",)),
+        Row(candidate="high", step=1, change=1.0, flagged=("contrast",)),
     ]
     ranked = [found.candidate for found in sorted(rows, key=lambda found: found.rank)]
     assert ranked == ["high", "low", "highest, but lost the prompts", "stopped"]

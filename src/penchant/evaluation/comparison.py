@@ -70,10 +70,10 @@ def compare(
         pairs: Images of both models on the same prompts and seeds.
         manifest: How the images were made and judged; its `tie_margin` holds for `metric`.
         metric: Score behind the headline win-rate; flagged if the run was trained on it.
-        quality: Further scores that judge and were not trained on: the untrained metrics of the flags.
+        quality: Further scores that judge and were not trained on: the other scores of the flags.
         descriptions: Further scores whose fall is no bad news, such as compressibility.
         preferred_labels: Per base and per tuned image, whether it shows what the data prefers.
-        caption_match: Score of image and prompt, in points; also one of the untrained metrics.
+        caption_match: Score of image and prompt, in points; also one of these other scores.
         preferred_images: Preferred images of the training data, the goal of the drift panel.
         more_seeds: Further seeds of some of the prompts; read by the diversity between seeds alone.
         features: Space in which the diversity between seeds is measured.
@@ -108,10 +108,10 @@ def compare(
     )
     flags = find_flags(
         panel,
-        win_rate=wins,
+        headline=wins,
         trained_judge=metric.name if metric.name in trained else None,
         preferred_share=None if shares is None else (shares[0], shares[1]),
-        untrained={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
+        others={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
         thresholds=limits,
     )
     return Results(

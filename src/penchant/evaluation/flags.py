@@ -12,10 +12,11 @@ from penchant.evaluation.winrate import WinRate
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A finding with a fixed name and a sentence that holds its numbers."""
+    """A finding with a fixed name, a sentence that holds its numbers, and the drift measure it is about."""
 
     name: str
     sentence: str
+    measure: str | None = None
 
 
 @final
@@ -75,6 +76,7 @@ def over_optimisation(panel: Sequence[DriftMeasure], thresholds: Thresholds) -> 
                 sentence=f"{measure.name.capitalize()} went from {measure.base:.3g} to {measure.tuned:.3g}"
                 f"{goal}: {excess:+.0%} where {limit:.0%} is allowed. Look for artefacts in the gallery; "
                 "train for fewer steps or with a larger beta.",
+                measure=measure.name,
             )
         )
     return flags
@@ -100,27 +102,36 @@ def caption_match_down(
                 name="preferred style up, caption match down",
                 sentence=f"The preferred style rose from {before:.0%} to {after:.0%} of the images, but "
                 f"{fall}: the model gives up what the prompts ask for.",
+                measure=CAPTION_MATCH,
             )
         ]
-    return [Flag(name="caption match down", sentence=f"{fall[0].upper()}{fall[1:]}.")]
+    sentence = f"{fall[0].upper()}{fall[1:]}."
+    return [Flag(name="caption match down", sentence=sentence, measure=CAPTION_MATCH)]
 
 
-def only_trained_metric_up(trained: WinRate, untrained: Mapping[str, WinRate]) -> list[Flag]:
-    """Flag a trained metric that wins while more than half of the untrained quality metrics lose.
+def only_headline_up(
+    headline: WinRate, others: Mapping[str, WinRate], trained_judge: str | None
+) -> list[Flag]:
+    """Flag a headline score that wins while more than half of the other quality scores lose.
 
     Wins means that the whole 95 % interval of the win-rate is above a half, loses that it is below.
     """
-    losing = [name for name, rate in untrained.items() if rate.high < 0.5]
-    if trained.low <= 0.5 or 2 * len(losing) <= len(untrained):
+    losing = [name for name, rate in others.items() if rate.high < 0.5]
+    if headline.low <= 0.5 or 2 * len(losing) <= len(others):
         return []
-    numbers = ", ".join(f"{name} {untrained[name].value:.0%}" for name in losing)
-    return [
-        Flag(
-            name="trained metric up, untrained metrics down",
-            sentence=f"The tuned model wins {trained.value:.0%} of the pairs on what it was trained for, "
-            f"but loses on metrics it was not trained for ({numbers}): it may have learned the metric.",
+    numbers = ", ".join(f"{name} {others[name].value:.0%}" for name in losing)
+    wins = f"The tuned model wins {headline.value:.0%} of the pairs on the headline score"
+    if trained_judge is None:
+        sentence = (
+            f"{wins}, but loses on most of the others ({numbers}): they do not agree on what is better. Look "
+            "at the gallery."
         )
-    ]
+    else:
+        sentence = (
+            f"{wins}, which it was trained on, but loses on most of those it was not trained on ({numbers}): "
+            "it may have learned the score."
+        )
+    return [Flag(name="headline score up, other scores down", sentence=sentence)]
 
 
 def judged_by_its_teacher(trained_judge: str | None) -> list[Flag]:
@@ -140,26 +151,26 @@ def judged_by_its_teacher(trained_judge: str | None) -> list[Flag]:
 def find_flags(
     panel: Sequence[DriftMeasure],
     *,
-    win_rate: WinRate,
+    headline: WinRate,
     trained_judge: str | None = None,
     preferred_share: tuple[Estimate, Estimate] | None = None,
-    untrained: Mapping[str, WinRate] | None = None,
+    others: Mapping[str, WinRate] | None = None,
     thresholds: Thresholds | None = None,
 ) -> tuple[Flag, ...]:
     """All flags, the gravest first.
 
     Args:
         panel: Lines from `drift_panel`.
-        win_rate: Win-rate on the metric the run was trained for.
-        trained_judge: Name of that metric if training aimed at this very score.
+        headline: Win-rate on the headline score.
+        trained_judge: Name of that score if training aimed at it, or if it made the labels.
         preferred_share: Share of the preferred style in base and tuned images.
-        untrained: Win-rates on quality metrics the run was not trained for.
+        others: Win-rates on the other quality scores that the run was not trained on.
         thresholds: Limits; the documented ones if None.
     """
     limits = thresholds or Thresholds()
     return (
         *judged_by_its_teacher(trained_judge),
         *caption_match_down(panel, preferred_share, limits),
-        *only_trained_metric_up(win_rate, untrained or {}),
+        *only_headline_up(headline, others or {}, trained_judge),
         *over_optimisation(panel, limits),
     )

@@ -16,7 +16,7 @@ from penchant.evaluation.intervals import Estimate
 from penchant.evaluation.winrate import EffectSize, WinRate
 from penchant.files import write_text
 
-VERSION = 2
+VERSION = 3
 """Version of the stored form; it grows when a key changes its name or its meaning."""
 
 Role = Literal["trained", "quality", "description"]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from penchant.errors import ConfigError, RunFolderError
 from penchant.families import PipelineFamily
 from penchant.files import write_text
 from penchant.numerics import eight_bit
+
+INDEX: Final = "index.jsonl"
+"""File that lists the pairs of a folder of images."""
 
 
 @final
@@ -142,7 +145,7 @@ def write_pairs(
         for number, request in enumerate(requests):
             files = {side: f"{side}/{number:05d}.png" for side in ("base", "tuned")}
             rows.append(json.dumps({**asdict(request), **files}, ensure_ascii=False))
-        write_text(folder / "index.jsonl", "".join(f"{row}\n" for row in rows))
+        write_text(folder / INDEX, "".join(f"{row}\n" for row in rows))
     except OSError as error:
         raise RunFolderError(f"{folder}: images cannot be written ({error.strerror}).") from error
 

@@ -5,12 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from penchant.errors import DataError, RunFolderError
+from penchant.errors import DataError
 from penchant.evaluation.results import Results, read_results
+from penchant.evaluation.sampling import INDEX
+from penchant.runs.folder import RunFolder
 
 
 @final
@@ -69,6 +73,14 @@ class RunContents:
     warnings: tuple[str, ...]
 
 
+_NO_RUN_FILE: Final = (
+    *(YAMLError, OmegaConfBaseException),
+    AssertionError,  # a lone number or truth value
+    *(ValueError, KeyError, AttributeError),  # a tag that its value does not fit, as `!!int x`
+)
+"""What text that is no run file can raise."""
+
+
 def read_run_folder(folder: Path) -> RunContents:
     """Read every part that is there.
 
@@ -80,26 +92,20 @@ def read_run_folder(folder: Path) -> RunContents:
         RunFolderError: The folder does not exist.
         DataError: A part is there but cannot be read.
     """
-    if not folder.is_dir():
-        raise RunFolderError(
-            f"{folder}: no such run folder. Give the folder that penchant train has written."
-        )
-    run_text = _text(folder / "run.yaml")
-    manifest_text = _text(folder / "manifest.json")
-    metrics_text = _text(folder / "metrics.jsonl")
-    results_file = folder / "results.json"
-    results = read_results(results_file) if results_file.is_file() else None
+    place = RunFolder.find(folder)
+    run_text, manifest_text, metrics_text = map(_text, (place.run_file, place.manifest, place.metrics))
+    results = read_results(place.results) if place.results.is_file() else None
     metrics = read_metrics(metrics_text or "")
-    pairs, pair_warnings = read_samples(folder)
+    pairs, pair_warnings = read_samples(place)
     train, evaluate = "penchant train RUN.yaml", f"penchant evaluate {folder}"
     parts = (
-        (run_text, "run.yaml, the effective run file", train),
-        (manifest_text, "manifest.json, versions and hashes", train),
-        (metrics_text, "metrics.jsonl, the training curves", train),
-        (results, "results.json, win-rates and drift", evaluate),
-        (pairs or None, "samples, the images before and after", evaluate),
+        (run_text, f"{place.run_file.name}, the effective run file", train),
+        (manifest_text, f"{place.manifest.name}, versions and hashes", train),
+        (metrics_text, f"{place.metrics.name}, the training curves", train),
+        (results, f"{place.results.name}, win-rates and drift", evaluate),
+        (pairs or None, f"{place.samples.name}, the images before and after", evaluate),
     )
-    manifest = _object(manifest_text, folder / "manifest.json")
+    manifest = _object(manifest_text, place.manifest)
     return RunContents(
         name=folder.resolve().name,
         run_text=run_text,
@@ -148,13 +154,13 @@ def read_metrics(text: str) -> Metrics:
     return Metrics(train=train, heldout=heldout, warnings=tuple(warnings))
 
 
-def read_samples(folder: Path) -> tuple[tuple[ImagePair, ...], tuple[str, ...]]:
+def read_samples(folder: RunFolder) -> tuple[tuple[ImagePair, ...], tuple[str, ...]]:
     """The image pairs of a run folder, none if it has not been evaluated, and warnings as `read_pairs` gives.
 
     Raises:
         DataError: The index is there but cannot be read.
     """
-    return read_pairs(_text(folder / "samples" / "index.jsonl") or "", folder / "samples")
+    return read_pairs(_text(folder.samples / INDEX) or "", folder.samples)
 
 
 def read_pairs(text: str, folder: Path) -> tuple[tuple[ImagePair, ...], tuple[str, ...]]:
@@ -171,7 +177,7 @@ def read_pairs(text: str, folder: Path) -> tuple[tuple[ImagePair, ...], tuple[st
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        where = f"{folder / 'index.jsonl'}: line {number}"
+        where = f"{folder / INDEX}: line {number}"
         try:
             row = json.loads(line)
             files = [folder / row[side] for side in ("base", "tuned")]
@@ -213,7 +219,7 @@ def _mapping_of_yaml(text: str | None) -> Mapping[str, Any]:
     """The run file as a mapping, for the names in the summary; empty if it is none."""
     try:
         value = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
-    except Exception:  # whatever the YAML parser objects to: the page then shows the text alone
+    except _NO_RUN_FILE:  # the page then shows the text alone
         return {}
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
 

@@ -9,7 +9,6 @@ from typing import Any, final
 from markupsafe import Markup
 
 from penchant.evaluation.drift import CAPTION_MATCH, DIVERSITY, DriftMeasure
-from penchant.evaluation.flags import Thresholds, over_optimisation
 from penchant.evaluation.results import Drift, Results
 from penchant.reports import charts
 from penchant.reports.contents import Metrics, RunContents, read_run_folder
@@ -24,6 +23,7 @@ from penchant.reports.summary import (
     signed,
     summarise,
 )
+from penchant.runs.folder import RunFolder
 
 
 @final
@@ -99,7 +99,7 @@ def write_report(run_folder: Path) -> Path:
         RunFolderError: The folder is not there or cannot be written.
         DataError: A part of the folder is there but cannot be read.
     """
-    return write_page(run_folder / "report.html", render(read_run_folder(run_folder)))
+    return write_page(RunFolder(run_folder).report, render(read_run_folder(run_folder)))
 
 
 def render(contents: RunContents) -> str:
@@ -185,13 +185,14 @@ def drift_rows(drift: Drift) -> list[dict[str, Any]]:
         (abs(end) for measure in drift.panel for end in _drawn(measure, bands[measure.name])), default=1
     )
     edge = min(math.ceil(10 * largest) / 10, 1.5) or 0.1
+    flagged = {flag.measure for flag in drift.flags}
     return [
         {
             "measure": measure,
-            "flagged": is_flagged(measure, drift),
+            "flagged": measure.name in flagged,
             "means": _means(measure.base, measure.tuned, ""),
             "change": _change_text(measure),
-            "svg": _drift_svg(measure, bands[measure.name], edge, is_flagged(measure, drift)),
+            "svg": _drift_svg(measure, bands[measure.name], edge, measure.name in flagged),
         }
         for measure in drift.panel
     ]
@@ -208,13 +209,6 @@ def allowed_change(measure: DriftMeasure, limits: Mapping[str, float]) -> tuple[
         return -limit, math.inf
     goal = 0.0 if measure.preferred is None else (measure.preferred - measure.base) / abs(measure.base)
     return min(0.0, goal) - limit, max(0.0, goal) + limit
-
-
-def is_flagged(measure: DriftMeasure, drift: Drift) -> bool:
-    """Whether the panel's flags speak of this measure."""
-    if measure.name == CAPTION_MATCH:
-        return any("caption match down" in flag.name for flag in drift.flags)
-    return bool(over_optimisation([measure], Thresholds(relative=drift.limits)))
 
 
 def data_summary(setting: Any, summary: Any, content_hash: Any) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from penchant.reports.contents import ImagePair, read_samples
 from penchant.reports.gallery import SHEET_COLUMNS, sheet
 from penchant.reports.page import render_page, write_page
 from penchant.reports.summary import percent, signed
+from penchant.runs.folder import RunFolder
 from penchant.runs.sweep import Row, Sweep
 
 
@@ -43,7 +44,9 @@ def write_sweep(sweep: Sweep, *, report: Path) -> Path:
         DataError: A picture cannot be read.
     """
     plan, best = sweep.plan, sweep.best
-    samples = {row: read_samples(plan.folder / row.candidate)[0][:SHEET_COLUMNS] for row in _left(sweep)}
+    samples = {
+        row: read_samples(RunFolder(plan.folder / row.candidate))[0][:SHEET_COLUMNS] for row in _left(sweep)
+    }
     pairs = samples[best]
     strips = [("base model", [pair.base for pair in pairs])]
     strips += [

@@ -14,14 +14,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from penchant import families, hub, methods, rewards
+from penchant import families, hub, methods
 from penchant.data.dataset import Dataset
 from penchant.data.stream import Stream
 from penchant.errors import CompositionError, ConfigError
 from penchant.families import Part
 from penchant.protocols import DiffusionFamily, Domain, Models
-from penchant.runs.data import RULES_OF, data_of, stream_of
+from penchant.runs.data import data_of, stream_of
 from penchant.runs.encoding import encode_stored
+from penchant.runs.misfits import refuse_misfits
 from penchant.runs.networks import (
     load_family,
     make_trainable,
@@ -32,9 +33,8 @@ from penchant.runs.networks import (
 )
 from penchant.runs.override import override
 from penchant.runs.schema import RunFile
-from penchant.runs.sources import SourceMaker, Sources, refuse_misfits, refuse_stored_options
+from penchant.runs.sources import SourceMaker, Sources
 from penchant.runs.terminal import Phase
-from penchant.shapes import Shape
 from penchant.slots.compose import Method
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training import distributed
@@ -96,31 +96,7 @@ def method_of(run: RunFile, *, where: str) -> Method:
             "method for images, or use penchant.slots.compose.step in your own loop."
         )
     refuse_misfits(run, method, where=where)
-    online = isinstance(method.ratio, Stepwise)
-    if online and run.online is None:
-        raise ConfigError(
-            f"{where}: method {method.name!r} samples the model while it trains and needs a section "
-            "`online: {reward: NAME}`. Rewards: " + ", ".join(rewards.catalog.names()) + "."
-        )
-    if online:
-        refuse_stored_options(run, where)
-    if not online and run.online is not None:
-        raise ConfigError(
-            f"{where}: online: method {method.name!r} learns from stored data and does not read this "
-            "section. Remove it, or take d3po."
-        )
-    _refuse_rules_of_other_shapes(run, None if online else method.shape, method.name, where)
     return method
-
-
-def _refuse_rules_of_other_shapes(run: RunFile, shape: Shape | None, method: str, where: str) -> None:
-    for other, names in RULES_OF.items():
-        for name in names if other is not shape else ():
-            if getattr(run.data, name) != type(run.data).model_fields[name].default:
-                raise ConfigError(
-                    f"{where}: data.{name}: method {method!r} does not read it; it is for methods of shape "
-                    f"{other.value}. Remove it."
-                )
 
 
 def assemble(

@@ -14,18 +14,10 @@ from penchant.data.stream import Stream, open_remote_stream, open_stream
 from penchant.hub import is_name
 from penchant.runs import columns
 from penchant.runs.schema import RunFile
-from penchant.shapes import Shape
 from penchant.shapes.grouping import PairRule, UnaryRule
 
 SHIPPED_DATA: Final = {"emoji-pairs": Path(families.__file__).parents[1] / "assets" / "emoji-pairs.parquet"}
 """Data sets that come with the library, by name."""
-
-RULES_OF: Final = {
-    Shape.PAIR: ("pairs", "min_gap"),
-    Shape.UNARY: ("labels",),
-    Shape.RANKED: ("top_k",),
-}
-"""Options of `data` that say how candidates become groups, by the shape that reads them."""
 
 
 def data_of(run: RunFile, split: str | None, *, where: str) -> Dataset:

@@ -35,10 +35,8 @@ from penchant.runs.folder import RunFolder, write_text_atomically
 from penchant.runs.load import SET, dump, load
 from penchant.runs.manifest import peak_memory
 from penchant.runs.rewards import reward_of, rewards_of
-from penchant.runs.schema import HELD_OUT, RunFile
+from penchant.runs.schema import HELD_OUT, STYLE, RunFile
 from penchant.runs.terminal import phase
-
-STYLE = "style"
 
 Images: TypeAlias = Float[Tensor, "N 3 H W"]
 
@@ -126,7 +124,7 @@ def sample(
         ConfigError: An option is wrong, or belongs to the training.
     """
     run = _run_of(folder, assignments)
-    place = folder.path / "drawn" if out is None else out
+    place = folder.drawn if out is None else out
     if place.exists() and any(place.iterdir()):
         raise RunFolderError(f"{place}: exists and is not empty. Give another folder with --out.")
     wanted = prompts or suite_of(run, where=str(folder.run_file)).prompts

@@ -24,8 +24,9 @@ from penchant.runs.folder import RunFolder, write_json_atomically, writing
 from penchant.runs.forms import Form
 from penchant.runs.load import load
 from penchant.runs.schema import RunFile
-from penchant.runs.stored_lora import FILE, StoredLora
+from penchant.runs.stored_lora import StoredLora
 from penchant.training import checkpoint
+from penchant.training.adapters import FILE
 
 CARD: Final = "README.md"
 LIST: Final = "export.json"

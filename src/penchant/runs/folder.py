@@ -65,17 +65,26 @@ class RunFolder:
         return folder
 
     @classmethod
+    def find(cls, path: Path) -> Self:
+        """A folder that is there, whatever parts of a run it holds.
+
+        Raises:
+            RunFolderError: There is no folder.
+        """
+        if not path.is_dir():
+            raise RunFolderError(
+                f"{path}: no such run folder. Give the folder that `penchant train` has written."
+            )
+        return cls(path)
+
+    @classmethod
     def open_existing(cls, path: Path) -> Self:
         """The folder of a run that was started.
 
         Raises:
             RunFolderError: There is no folder, or no run in it.
         """
-        folder = cls(path)
-        if not path.is_dir():
-            raise RunFolderError(
-                f"{path}: no such run folder. Give the folder that `penchant train` has written."
-            )
+        folder = cls.find(path)
         if not folder.run_file.is_file():
             raise RunFolderError(
                 f"{path}: holds no run.yaml. Give the folder that `penchant train` has written."

@@ -47,6 +47,5 @@ def law_of(process: NoiseProcess, noise: Noise) -> TimestepLaw | None:
 
 
 def _refuse(noise: Noise, names: tuple[str, ...], kind: str, where: str) -> None:
-    for name in names:
-        if getattr(noise, name) != Noise.model_fields[name].default:
-            raise ConfigError(f"{where}: noise.{name}: the model is {kind}. Remove noise.{name}.")
+    for name in noise.changed(*names):
+        raise ConfigError(f"{where}: noise.{name}: the model is {kind}. Remove noise.{name}.")

@@ -14,6 +14,9 @@ from penchant.runs.sentences import shown
 HELD_OUT: Final = "held-out"
 """Value of evaluation.prompts: take the prompts of a split of the data."""
 
+STYLE: Final = "style"
+"""Value of evaluation.metric: the judge of the shipped pairs, with evaluation.preferred_style."""
+
 AUTO: Final = "auto"
 """Value of objective.beta: find it by a probe."""
 
@@ -34,6 +37,13 @@ class Section(BaseModel):
     """A section of a file: unknown options and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def changed(self, *names: str) -> list[str]:
+        """Those of the named options that differ from their defaults."""
+        defaults = {
+            name: type(self).model_fields[name].get_default(call_default_factory=True) for name in names
+        }
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
 
 
 def _ratio(text: str) -> str:
@@ -177,9 +187,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        for name in ("shuffle_buffer", "max_broken") if not self.streaming else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is only read with streaming: true. Remove {name} or set that.")
+        for name in self.changed("shuffle_buffer", "max_broken") if not self.streaming else ():
+            raise ValueError(f"{name} is only read with streaming: true. Remove {name} or set that.")
         return self
 
 
@@ -209,9 +218,9 @@ class Lora(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        for name in ("rank", "alpha", "targets", "text_encoder") if self.start_from is not None else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is that of the adapter in start_from. Remove {name}.")
+        own = ("rank", "alpha", "targets", "text_encoder")
+        for name in self.changed(*own) if self.start_from is not None else ():
+            raise ValueError(f"{name} is that of the adapter in start_from. Remove {name}.")
         return self
 
 
@@ -279,8 +288,8 @@ class Reference(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        for name, kind in (("mix", "moving"), ("every", "moving"), ("draws", "cached"), ("folder", "cached")):
-            if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
+        for kind, names in {"moving": ("mix", "every"), "cached": ("draws", "folder")}.items():
+            for name in self.changed(*names) if kind != self.kind else ():
                 raise ValueError(
                     f"{name} is only read by kind {kind!r}, got kind {self.kind!r}. Remove {name}."
                 )
@@ -370,7 +379,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.mode == "full" and self.lora != Lora():
+        if self.mode == "full" and self.changed("lora"):
             raise ValueError(
                 "lora is only read with mode 'lora', got mode 'full'. Remove lora or change the mode."
             )
@@ -396,11 +405,10 @@ class Training(Section):
             )
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps must be <= steps {self.steps}, got {self.warmup_steps}.")
-        for name in ("betas", "epsilon"):
-            if self.optimizer == "adafactor" and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} is only read by optimizer 'adamw', got optimizer 'adafactor'. Remove {name}."
-                )
+        for name in self.changed("betas", "epsilon") if self.optimizer == "adafactor" else ():
+            raise ValueError(
+                f"{name} is only read by optimizer 'adamw', got optimizer 'adafactor'. Remove {name}."
+            )
         return self
 
 
@@ -514,14 +522,26 @@ class Evaluation(Section):
         "scored once; null is `scores.sqlite` in the run folder.",
     )
     preferred_style: str = Field(
-        default="fluent", min_length=1, description="Style whose share of the images is counted."
+        default="fluent",
+        min_length=1,
+        description="Style whose share of the images is counted; only with metric `style` or null.",
     )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.prompts != HELD_OUT and self.split != type(self).model_fields["split"].default:
+        if self.prompts != HELD_OUT and self.changed("split"):
             raise ValueError(
                 f"split is only read with prompts {HELD_OUT!r}, got prompts {self.prompts!r}. Remove split."
+            )
+        if self.seeds_per_prompt > 1 and self.changed("diversity_prompts"):
+            raise ValueError(
+                "diversity_prompts is only read with one seed per prompt, got seeds_per_prompt "
+                f"{self.seeds_per_prompt}, which show the diversity by themselves. Remove diversity_prompts."
+            )
+        if self.metric not in (None, STYLE) and self.changed("preferred_style"):
+            raise ValueError(
+                f"preferred_style is only read by metric {STYLE!r}, got metric {shown(self.metric)}. Remove "
+                "preferred_style, or the metric."
             )
         return self
 
@@ -574,7 +594,7 @@ class RunFile(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if not self.wants_auto_beta and self.auto_beta != AutoBeta():
+        if not self.wants_auto_beta and self.changed("auto_beta"):
             raise ValueError(
                 "auto_beta is only read with objective: {beta: auto}, "
                 f"got beta {self.objective.get('beta', 'of the method')}. Remove auto_beta or set that."

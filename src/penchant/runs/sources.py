@@ -18,10 +18,9 @@ from penchant.runs.data import rules_of, stream_of
 from penchant.runs.encoding import Encoded, HeldOutGroups, held_out, num_images, preparation_of, sizes_of
 from penchant.runs.noise import law_of
 from penchant.runs.rewards import reward_of
-from penchant.runs.schema import Noise, Reference, RunFile
+from penchant.runs.schema import RunFile
 from penchant.runs.terminal import Phase
 from penchant.slots.compose import Method
-from penchant.slots.ratios.denoising import Denoising
 from penchant.slots.ratios.stepwise import Stepwise
 from penchant.training.encode import Preparation, encode, sampling_conditions
 from penchant.training.online.rollout import RolloutSource
@@ -243,62 +242,3 @@ class SourceMaker:
                 f"{self.where}: data.buckets: streamed buckets work in one process, got "
                 f"{self.accelerator.num_processes}. Remove buckets, or streaming."
             )
-
-
-def refuse_misfits(run: RunFile, method: Method, *, where: str) -> None:
-    """Refuse options that do not fit the method, before anything is encoded.
-
-    Raises:
-        ConfigError: The reference or the draw of timesteps does not fit.
-        CompositionError: The objective compares groups with a mean over the batch, which weights would bend.
-    """
-    if not method.needs_reference and run.training.reference != Reference():
-        raise ConfigError(
-            f"{where}: training.reference: method {method.name!r} has no reference and does not read this "
-            "section. Remove it."
-        )
-    if run.noise.draw == "importance" and method.objective.couples_batch:
-        raise CompositionError(
-            f"{where}: noise.draw: importance does not fit method {method.name!r}, whose objective reads a "
-            "mean over the batch. Take stratified or antithetic."
-        )
-    if run.training.reference.kind != "cached" or isinstance(method.ratio, Stepwise):
-        return
-    if not isinstance(method.ratio, Denoising):
-        raise ConfigError(
-            f"{where}: training.reference.kind: cached errors fit the ratio Denoising, method "
-            f"{method.name!r} has {type(method.ratio).__name__}. Take kind start or copy."
-        )
-    if run.noise.draw != "independent":
-        raise ConfigError(
-            f"{where}: noise.draw: with cached errors each group keeps its own timesteps, got "
-            f"{run.noise.draw!r}. Take independent, or another kind of reference."
-        )
-
-
-def refuse_stored_options(run: RunFile, where: str) -> None:
-    """A method that samples reads prompts alone; options of stored images would be ignored in silence."""
-    read_by_stored = {
-        "training": (run.training, ("batch_size", "micro_batch_size", "heldout_every", "heldout_examples")),
-        "data": (
-            run.data,
-            ("flip", "size", "buckets", "crops", "cache", "prompt_dropout", "min_size", "streaming"),
-        ),
-    }
-    for section, (options, names) in read_by_stored.items():
-        for name in names:
-            if getattr(options, name) != type(options).model_fields[name].default:
-                raise ConfigError(
-                    f"{where}: {section}.{name}: a method that samples the model does not read it. "
-                    "Remove it; online.prompts_per_step sets the size of a step."
-                )
-    if run.noise != Noise():
-        raise ConfigError(
-            f"{where}: noise: a method that samples the model is trained on the sampler's timesteps and does "
-            "not read this section. Remove it."
-        )
-    if run.training.reference.kind == "cached":
-        raise ConfigError(
-            f"{where}: training.reference.kind: a method that samples the model sees each image once, so "
-            f"there is nothing to cache. Take {Reference().kind}."
-        )

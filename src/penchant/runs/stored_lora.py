@@ -25,10 +25,8 @@ from torch import Tensor
 from penchant import families
 from penchant.errors import ModelError, RunFolderError
 from penchant.runs.schema import Lora
-from penchant.training.adapters import POLICY
+from penchant.training.adapters import FILE, POLICY
 
-FILE: Final = "pytorch_lora_weights.safetensors"
-"""Name under which diffusers looks for a LoRA in a folder."""
 _DOWN: Final = ".lora_A.weight"
 _UP: Final = ".lora_B.weight"
 _METADATA: Final = "lora_adapter_metadata"

@@ -20,6 +20,7 @@ from typing import Any, Final, Self, final
 from rich.console import Console
 
 from penchant.errors import ConfigError, DataError, RunFolderError, TrainingStopped
+from penchant.evaluation.drift import CAPTION_MATCH
 from penchant.evaluation.results import Results
 from penchant.runs.assemble import method_of
 from penchant.runs.caches import errors_depend_on
@@ -31,7 +32,7 @@ from penchant.runs.schema import HELD_OUT, RunFile
 from penchant.runs.train import train
 
 FILE: Final = "sweep.json"
-VERSION: Final = 2
+VERSION: Final = 3
 _RULED: Final = ("training.steps", "evaluation", "output")
 """Options that may not differ: the stops set the first, and the others would compare unlike things."""
 
@@ -63,6 +64,7 @@ class Row:
         preferred_share: Of base and tuned images; None without a style judge.
         caption_match: Of base and tuned images, in points; None without a scorer of captions.
         flags: Names of the findings.
+        flagged: Drift measures that they are about.
         stopped: Why training ended itself; empty if it did not.
     """
 
@@ -73,13 +75,13 @@ class Row:
     preferred_share: tuple[float, float] | None = None
     caption_match: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()
+    flagged: tuple[str, ...] = ()
     stopped: str = ""
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
         """What is better comes first: training went on, captions still match, the score rose most."""
-        lost = any(name.endswith("caption match down") for name in self.flags)
-        return (bool(self.stopped), lost, -(self.change or 0.0))
+        return (bool(self.stopped), CAPTION_MATCH in self.flagged, -(self.change or 0.0))
 
     @classmethod
     def of(cls, candidate: Candidate, step: int, results: Results) -> Self:
@@ -93,6 +95,7 @@ class Row:
             preferred_share=None if share is None else (share.base.value, share.tuned.value),
             caption_match=None if captions is None else (captions.base.value, captions.tuned.value),
             flags=tuple(flag.name for flag in results.drift.flags),
+            flagged=tuple(flag.measure for flag in results.drift.flags if flag.measure is not None),
         )
 
 

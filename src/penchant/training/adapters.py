@@ -22,7 +22,8 @@ POLICY: Final = "default"
 """Name of the adapter in training."""
 START: Final = "start"
 """Name of the frozen second adapter: the one that training continues, or a reference that moves."""
-_FILE: Final = "pytorch_lora_weights.safetensors"
+FILE: Final = "pytorch_lora_weights.safetensors"
+"""Name under which diffusers looks for a LoRA in a folder."""
 
 
 def add_lora(
@@ -66,7 +67,7 @@ def continue_lora(network: Any, folder: Path, *, part: str) -> None:
         folder: Holds `pytorch_lora_weights.safetensors`, as `penchant train` and diffusers write it.
         part: Name of the network in its pipeline, such as `unet`.
     """
-    stored, path = lora_to_continue(network, folder, part=part), folder / _FILE
+    stored, path = lora_to_continue(network, folder, part=part), folder / FILE
     try:
         with _two_are_meant():
             for name in (START, POLICY):
@@ -95,7 +96,7 @@ def lora_to_continue(network: nn.Module, folder: Path, *, part: str) -> dict[str
     Raises:
         ModelError: There is none, or it does not fit the network.
     """
-    path = folder / _FILE
+    path = folder / FILE
     if not path.is_file():
         raise ModelError(
             f"training.lora.start_from: no LoRA in {folder}. Give a folder that holds {path.name}."

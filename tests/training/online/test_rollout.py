@@ -16,7 +16,6 @@ D3PO = {
     "online": {"reward": "compressibility", "prompts_per_step": 3},
     "training.batch_size": small.REMOVED,
     "training.micro_batch_size": small.REMOVED,
-    "training.heldout_every": small.REMOVED,
 }
 
 
