@@ -153,7 +153,7 @@ def test_flagged_lines_are_the_flagged_measures(run_folder):
         drift_measure("caption match", "points", [50.0] * 4, [40.0] * 4),
     )
     wins = read_results(run_folder / "results.json").win_rate
-    flags = find_flags(panel, headline=wins)
+    flags = find_flags(panel, headline=("style", wins))
     rows = drift_rows(Drift(panel=panel, flags=flags, limits=Thresholds().by_name()))
     assert [row["flagged"] for row in rows] == [True, False, False, False, True]
     assert [row["change"] for row in rows] == [

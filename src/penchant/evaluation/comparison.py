@@ -96,6 +96,10 @@ def compare(
         for role, rewards in roles
         for reward in rewards
     }
+    rates = {
+        role: {name: score.win_rate for name, score in scores.items() if score.role == role}
+        for role in ("trained", "quality")
+    }
     shares = None
     if preferred_labels is not None:
         shares = tuple(share(labels, prompts=prompts) for labels in preferred_labels)
@@ -108,10 +112,10 @@ def compare(
     )
     flags = find_flags(
         panel,
-        headline=wins,
-        trained_judge=metric.name if metric.name in trained else None,
+        headline=(metric.name, wins),
+        trained=rates["trained"] | ({metric.name: wins} if metric.name in trained else {}),
+        untrained=rates["quality"],
         preferred_share=None if shares is None else (shares[0], shares[1]),
-        others={name: score.win_rate for name, score in scores.items() if score.role == "quality"},
         thresholds=limits,
     )
     return Results(

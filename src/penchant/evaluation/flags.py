@@ -87,9 +87,9 @@ def caption_match_down(
     preferred_share: tuple[Estimate, Estimate] | None,
     thresholds: Thresholds,
 ) -> list[Flag]:
-    """Flag a fall of the caption match by more than the threshold, and whether the preferred style rose."""
+    """Flag a fall of the caption match past its limit and beyond chance; says if the preferred style rose."""
     measure = next((measure for measure in panel if measure.name == CAPTION_MATCH), None)
-    if measure is None or measure.difference >= -thresholds.caption_match:
+    if measure is None or measure.difference >= -thresholds.caption_match or measure.high >= 0:
         return []
     fall = (
         f"caption match fell by {-measure.difference:.1f} points, from {measure.base:.1f} to "
@@ -109,39 +109,52 @@ def caption_match_down(
     return [Flag(name="caption match down", sentence=sentence, measure=CAPTION_MATCH)]
 
 
-def only_headline_up(
-    headline: WinRate, others: Mapping[str, WinRate], trained_judge: str | None
-) -> list[Flag]:
-    """Flag a headline score that wins while more than half of the other quality scores lose.
-
-    Wins means that the whole 95 % interval of the win-rate is above a half, loses that it is below.
-    """
-    losing = [name for name, rate in others.items() if rate.high < 0.5]
-    if headline.low <= 0.5 or 2 * len(losing) <= len(others):
-        return []
-    numbers = ", ".join(f"{name} {others[name].value:.0%}" for name in losing)
-    wins = f"The tuned model wins {headline.value:.0%} of the pairs on the headline score"
-    if trained_judge is None:
-        sentence = (
-            f"{wins}, but loses on most of the others ({numbers}): they do not agree on what is better. Look "
-            "at the gallery."
-        )
-    else:
-        sentence = (
-            f"{wins}, which it was trained on, but loses on most of those it was not trained on ({numbers}): "
-            "it may have learned the score."
-        )
-    return [Flag(name="headline score up, other scores down", sentence=sentence)]
-
-
-def judged_by_its_teacher(trained_judge: str | None) -> list[Flag]:
-    """Flag a headline score that training aimed at, or that made the labels."""
-    if trained_judge is None:
+def trained_score_up(trained: Mapping[str, WinRate], untrained: Mapping[str, WinRate]) -> list[Flag]:
+    """Flag each score that was trained on and wins while most of those that were not trained on lose."""
+    losing = _most_that_lose(untrained)
+    if losing is None:
         return []
     return [
         Flag(
+            name=f"trained score up, other scores down: {name}",
+            sentence=f"The tuned model wins {rate.value:.0%} of the pairs on {name}, which it was trained "
+            f"on, but loses on most scores that it was not trained on ({losing}): it may have learned the "
+            "score.",
+        )
+        for name, rate in trained.items()
+        if rate.low > 0.5
+    ]
+
+
+def headline_up(headline: WinRate, others: Mapping[str, WinRate]) -> list[Flag]:
+    """Flag a headline score that was not trained on and wins while most of the others like it lose."""
+    losing = _most_that_lose(others)
+    if losing is None or headline.low <= 0.5:
+        return []
+    return [
+        Flag(
+            name="headline score up, other scores down",
+            sentence=f"The tuned model wins {headline.value:.0%} of the pairs on the headline score, but "
+            f"loses on most of the others ({losing}): they do not agree on what is better. Look at the "
+            "gallery.",
+        )
+    ]
+
+
+def _most_that_lose(rates: Mapping[str, WinRate]) -> str | None:
+    """Those whose whole 95 % interval is below a half, if they are more than half of all; else None."""
+    losing = [name for name, rate in rates.items() if rate.high < 0.5]
+    if 2 * len(losing) <= len(rates):
+        return None
+    return ", ".join(f"{name} {rates[name].value:.0%}" for name in losing)
+
+
+def judged_by_its_teacher(name: str) -> list[Flag]:
+    """Flag a headline score that training aimed at, or that made the labels."""
+    return [
+        Flag(
             name="headline score was trained on",
-            sentence=f"The headline score, {trained_judge}, is what training aimed at or what made its "
+            sentence=f"The headline score, {name}, is what training aimed at or what made its "
             "labels: the win-rate says how well it was learned, not that the images are better. Judge by "
             "another score.",
         )
@@ -151,26 +164,30 @@ def judged_by_its_teacher(trained_judge: str | None) -> list[Flag]:
 def find_flags(
     panel: Sequence[DriftMeasure],
     *,
-    headline: WinRate,
-    trained_judge: str | None = None,
+    headline: tuple[str, WinRate],
+    trained: Mapping[str, WinRate] | None = None,
+    untrained: Mapping[str, WinRate] | None = None,
     preferred_share: tuple[Estimate, Estimate] | None = None,
-    others: Mapping[str, WinRate] | None = None,
     thresholds: Thresholds | None = None,
 ) -> tuple[Flag, ...]:
     """All flags, the gravest first.
 
     Args:
         panel: Lines from `drift_panel`.
-        headline: Win-rate on the headline score.
-        trained_judge: Name of that score if training aimed at it, or if it made the labels.
+        headline: The headline score and its win-rate.
+        trained: Win-rates on the scores that training aimed at or that made its labels, the headline score
+            among them if it is one.
+        untrained: Win-rates on further quality scores, which are none of these.
         preferred_share: Share of the preferred style in base and tuned images.
-        others: Win-rates on the other quality scores that the run was not trained on.
         thresholds: Limits; the documented ones if None.
     """
-    limits = thresholds or Thresholds()
+    limits, trained, untrained = thresholds or Thresholds(), trained or {}, untrained or {}
+    name, rate = headline
+    judged_by_another = name not in trained
     return (
-        *judged_by_its_teacher(trained_judge),
+        *([] if judged_by_another else judged_by_its_teacher(name)),
         *caption_match_down(panel, preferred_share, limits),
-        *only_headline_up(headline, others or {}, trained_judge),
+        *trained_score_up(trained, {**untrained, name: rate} if judged_by_another else untrained),
+        *(headline_up(rate, untrained) if judged_by_another else []),
         *over_optimisation(panel, limits),
     )
