@@ -339,3 +339,9 @@ def test_set_into_a_list_position_that_is_not_there(run_file):
     text = RIGHT + "terms: [{kind: winner-kept, coefficient: 2.0}]\n"
     found = message(run_file(text), "terms.3.coefficient=1")
     assert found.startswith("--set terms.3.coefficient=1: cannot be set (list index out of range).")
+
+
+@pytest.mark.parametrize("value", ["!!int x", "!!bool x", "!!timestamp x", "!!float x"])
+def test_a_tag_that_its_value_does_not_fit_is_one_line(run_file, value):
+    expected = "a tag such as `!!int` stands before a value that it does not fit. Remove the tag."
+    assert message(run_file(RIGHT + f"seed: {value}\n")) == f"run.yaml: {expected}"

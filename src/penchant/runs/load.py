@@ -155,6 +155,10 @@ def _parsed(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {reason}. Save the file as plain text.") from None
     except OmegaConfBaseException:
         raise ConfigError(f"{where}: values with '${{' are not supported. Write the value itself.") from None
+    except (ValueError, KeyError, AttributeError):
+        raise ConfigError(
+            f"{where}: a tag such as `!!int` stands before a value that it does not fit. Remove the tag."
+        ) from None
     except AssertionError:  # a lone number or truth value
         return None
 
