@@ -9,9 +9,9 @@ from penchant.diffusion.schedule import VariancePreserving, zero_terminal_snr
 from penchant.errors import ConfigError
 from penchant.protocols import NoiseProcess
 from penchant.runs.schema import Noise
-from penchant.training.timesteps import Antithetic, Importance, Stratified, TimestepLaw
+from penchant.training.timesteps import Antithetic, Importance, QuantileLaw, Stratified
 
-_LAWS: Final[dict[str, Callable[[NoiseProcess], TimestepLaw]]] = {
+_LAWS: Final[dict[str, Callable[[NoiseProcess], QuantileLaw]]] = {
     "stratified": lambda process: Stratified(),
     "antithetic": lambda process: Antithetic(),
     "importance": lambda process: Importance(process),
@@ -41,7 +41,7 @@ def process_of(process: NoiseProcess, noise: Noise, *, where: str) -> NoiseProce
     return process
 
 
-def law_of(process: NoiseProcess, noise: Noise) -> TimestepLaw | None:
+def law_of(process: NoiseProcess, noise: Noise) -> QuantileLaw | None:
     """How the timesteps of a step are drawn together; None if each is drawn for itself."""
     return None if noise.draw == "independent" else _LAWS[noise.draw](process)
 

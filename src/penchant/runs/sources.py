@@ -26,7 +26,7 @@ from penchant.training.encode import Preparation, encode, sampling_conditions
 from penchant.training.online.rollout import RolloutSource
 from penchant.training.source import Source, StoredSource, repeated_draws
 from penchant.training.stream import BrokenRows, StreamSource, first_groups
-from penchant.training.timesteps import DrawnTimesteps, TimestepLaw
+from penchant.training.timesteps import DrawnTimesteps, QuantileLaw
 
 
 @final
@@ -45,7 +45,7 @@ class Sources:
     train: Source
     heldout: HeldOutGroups | None = None
     num_groups: int = 0
-    law: TimestepLaw | None = None
+    law: QuantileLaw | None = None
     broken: BrokenRows | None = None
 
     def close(self) -> None:

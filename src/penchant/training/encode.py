@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _PROMPTS_AT_ONCE: Final = 64
 
-SMALL: Final = "%s: %d of %d groups are left out: the shorter side of an image is below min_size, %d px"
+TOO_SMALL: Final = "%s: %d of %d groups are left out: the shorter side of an image is below min_size, %d px"
 """What a user is told of small images: name of the data, groups left out, groups in all, limit."""
 
 
@@ -93,7 +93,7 @@ def groups_of(
             f"{rules.min_size} px. Lower min_size, or give larger images."
         )
     if num_small := len(found) - len(groups):
-        logger.warning(SMALL, where, num_small, len(found), rules.min_size)
+        logger.warning(TOO_SMALL, where, num_small, len(found), rules.min_size)
     _warn(groups, where)
     return groups
 

@@ -24,8 +24,7 @@ from penchant.randomness import Randomness
 from penchant.shapes import Shape
 from penchant.training.ahead import AHEAD, Ahead
 from penchant.training.distributed import said_by_any
-from penchant.training.encode import SMALL as TOO_SMALL
-from penchant.training.encode import Encoders, Group, Preparation, encode, groups_in, needs
+from penchant.training.encode import TOO_SMALL, Encoders, Group, Preparation, encode, groups_in, needs
 from penchant.training.loop import Record
 from penchant.training.reading import Reader
 from penchant.training.source import GlobalBatch

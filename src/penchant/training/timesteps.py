@@ -96,7 +96,7 @@ class Importance:
         self.factors = torch.tensor(stored, dtype=torch.float64)
 
 
-class TimestepLaw(Protocol):
+class QuantileLaw(Protocol):
     """Draws the quantiles of a piece of a batch."""
 
     def __call__(
@@ -125,7 +125,7 @@ class DrawnTimesteps:
     """
 
     source: Source
-    law: TimestepLaw
+    law: QuantileLaw
 
     def __call__(self, step: int) -> GlobalBatch:
         """The batch of optimizer step `step`, from 0."""
