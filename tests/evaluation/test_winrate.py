@@ -121,7 +121,39 @@ def test_cluster_bootstrap_agrees_with_scipy():
     ours = bootstrap_interval(values, prompt_index(prompts, len(values)))
     means = values.reshape(60, 3).mean(axis=1)
     other = stats.bootstrap((means,), np.mean, n_resamples=10_000, method="percentile", rng=generator)
-    assert ours == pytest.approx((other.confidence_interval.low, other.confidence_interval.high), abs=0.02)
+    wider = stats.t.ppf(0.975, 59) / 1.959964 * np.sqrt(60 / 59)  # for few prompts
+    ends = np.array([other.confidence_interval.low, other.confidence_interval.high])
+    assert ours == pytest.approx(tuple(means.mean() + wider * (ends - means.mean())), abs=0.02)
+
+
+def test_one_prompt_shows_no_spread():
+    assert bootstrap_interval(np.array([1.0, 2.0]), np.array([0, 0])) == (1.5, 1.5)
+
+
+@pytest.mark.parametrize(("num_prompts", "num_seeds"), [(5, 1), (10, 1), (20, 1), (50, 1), (5, 4)])
+def test_the_interval_of_a_mean_holds_it_in_95_percent_of_evaluations(num_prompts, num_seeds):
+    generator = np.random.default_rng([num_prompts, num_seeds])
+    index = np.repeat(np.arange(num_prompts), num_seeds)
+    held = 0
+    for _ in range(1500):
+        prompts = generator.normal(size=num_prompts)  # true mean 0
+        values = prompts[index] + generator.normal(size=len(index))
+        low, high = bootstrap_interval(values, index, num_resamples=1000)
+        held += low <= 0 <= high
+    assert held / 1500 == pytest.approx(0.95, abs=0.018)  # three standard errors
+
+
+@pytest.mark.parametrize(("num_prompts", "num_seeds"), [(4, 8), (8, 4), (20, 4)])
+def test_the_interval_of_a_share_holds_it_in_95_percent_of_evaluations(num_prompts, num_seeds):
+    generator = np.random.default_rng(0)
+    names = [f"{number:02d}" for number in range(num_prompts) for _ in range(num_seeds)]
+    held = 0
+    for _ in range(400):
+        chance = np.repeat(generator.beta(3.0, 3.0, size=num_prompts), num_seeds)  # true share 0.5
+        estimate = share(generator.random(len(names)) < chance, prompts=names)
+        held += estimate.low <= 0.5 <= estimate.high
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert held / 400 == pytest.approx(0.95, abs=0.025)  # the standard error is 0.011
 
 
 def test_the_same_key_gives_the_same_interval_and_another_key_another():
@@ -135,8 +167,9 @@ def test_effect_size_worked_by_hand():
     effect = effect_size([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
     assert effect.value == pytest.approx(2.0)
     assert effect.mean_difference == pytest.approx(2.0)
-    assert effect.low == pytest.approx(1.0)
-    assert effect.high == pytest.approx(3.0)
+    # 1 of 27 resamples has mean 1: the 2.5 % percentile. 4.3027 / 1.96 * sqrt(3 / 2) = 2.6887 times as far
+    assert effect.low == pytest.approx(2 - 2.6887, abs=1e-3)
+    assert effect.high == pytest.approx(2 + 2.6887, abs=1e-3)
 
 
 def test_effect_size_agrees_with_the_paired_t_statistic_of_scipy():

@@ -228,7 +228,7 @@ def _with_auto_beta(
         source,
         optimizer,
         accelerator=accelerator,
-        gradient_factor=run.auto_beta.gradient_factor,
+        aim=run.auto_beta.gradient_factor,
         probe_steps=run.auto_beta.probe_steps,
         max_grad_norm=max_grad_norm(run),
         where=where,
