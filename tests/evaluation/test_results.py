@@ -81,6 +81,18 @@ def test_the_comparison_finds_what_was_built_in(results):
     assert measures["over-optimisation: saturation"] == "saturation"
 
 
+def test_the_headline_score_is_no_witness_for_itself():
+    base = torch.full((6, 3, 8, 8), 0.5)
+    tuned = torch.cat([base[:, :1] + 0.2, base[:, 1:] - 0.3], dim=1)
+    found = compare(
+        PairedImages(base=base, tuned=tuned, prompts=[f"prompt {i}" for i in range(6)]),
+        manifest=MANIFEST,
+        metric=Colourfulness(),
+        quality=(Colourfulness(), Brightness()),
+    )
+    assert "headline score up, other scores down" in [flag.name for flag in found.drift.flags]
+
+
 def test_scores_that_were_trained_on_are_said_to_be():
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     found = compare(

@@ -187,3 +187,10 @@ def test_a_folder_that_cannot_be_written(run_folder):
     with pytest.raises(RunFolderError, match="report.html: cannot be written"):
         write_report(run_folder)
     assert not list(run_folder.glob("*.partial"))
+
+
+def test_a_report_without_a_run_is_the_users_own(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"report.html: is there, and nothing of a run beside it"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "mine"

@@ -205,10 +205,15 @@ def test_a_model_that_its_family_refuses_is_named_with_its_place(options, tiny_m
     assert str(caught.value) == f"{place}: {small.NO_SIDE}"
 
 
-def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options):
+def test_a_judge_is_needed_and_may_not_be_the_one_trained_on(options, monkeypatch):
     own = check(options(), where="run.yaml")
     with pytest.raises(ConfigError, match=r"^run.yaml: evaluation.metric: name the reward that judges"):
         metric_of(own, where="run.yaml")
+    monkeypatch.setattr(
+        "penchant.runs.evaluate.sampled", lambda *args, **rest: pytest.fail("images were drawn")
+    )
+    with pytest.raises(ConfigError, match="evaluation.metric: name the reward that judges"):
+        evaluate(small.untrained(options()), console=QUIET)
     online = {
         "method": "d3po",
         "objective": {},

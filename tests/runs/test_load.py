@@ -345,3 +345,8 @@ def test_set_into_a_list_position_that_is_not_there(run_file):
 def test_a_tag_that_its_value_does_not_fit_is_one_line(run_file, value):
     expected = "a tag such as `!!int` stands before a value that it does not fit. Remove the tag."
     assert message(run_file(RIGHT + f"seed: {value}\n")) == f"run.yaml: {expected}"
+
+
+def test_a_list_that_is_too_short_is_one_line(run_file):
+    text = message(run_file(RIGHT), "training.betas=[0.9]")
+    assert text == "--set: training.betas: must have more values, got [0.9]. Add them."

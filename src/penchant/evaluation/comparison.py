@@ -97,7 +97,7 @@ def compare(
         for reward in rewards
     }
     rates = {
-        role: {name: score.win_rate for name, score in scores.items() if score.role == role}
+        role: {name: s.win_rate for name, s in scores.items() if s.role == role and name != metric.name}
         for role in ("trained", "quality")
     }
     shares = None

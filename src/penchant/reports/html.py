@@ -8,6 +8,7 @@ from typing import Any, final
 
 from markupsafe import Markup
 
+from penchant.errors import RunFolderError
 from penchant.evaluation.drift import CAPTION_MATCH, DIVERSITY, DriftMeasure
 from penchant.evaluation.results import Drift, Results
 from penchant.reports import charts
@@ -96,10 +97,16 @@ def write_report(run_folder: Path) -> Path:
         run_folder: See `read_run_folder`; the page says which parts are missing and what makes them.
 
     Raises:
-        RunFolderError: The folder is not there or cannot be written.
+        RunFolderError: The folder is not there or cannot be written, or has a report and nothing of a run.
         DataError: A part of the folder is there but cannot be read.
     """
-    return write_page(RunFolder(run_folder).report, render(read_run_folder(run_folder)))
+    folder = RunFolder(run_folder)
+    if folder.report.exists() and not (folder.run_file.exists() or folder.manifest.exists()):
+        raise RunFolderError(
+            f"{folder.report}: is there, and nothing of a run beside it, so it is not replaced. Give the "
+            "folder that penchant train has written."
+        )
+    return write_page(folder.report, render(read_run_folder(run_folder)))
 
 
 def render(contents: RunContents) -> str:

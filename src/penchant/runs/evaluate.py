@@ -58,11 +58,13 @@ def evaluate(
     run = _run_of(folder, assignments)
     where = str(folder.run_file)
     require_possible(run, where=where)
+    metric_of(run, where=where)  # before images are drawn that nothing can judge
     suite = suite_of(run, where=where)
     requests, further = _requests(run, suite)
     started = time.perf_counter()
     base, tuned = sampled(folder, run, [*requests, *further], console, base=base)
-    shutil.rmtree(folder.samples, ignore_errors=True)  # those of an earlier evaluation
+    folder.results.unlink(missing_ok=True)  # they and the samples are of an earlier evaluation
+    shutil.rmtree(folder.samples, ignore_errors=True)
     write_pairs(folder.samples, [*requests, *further], base, tuned)
     sampled_at = time.perf_counter()
     judged, more = (

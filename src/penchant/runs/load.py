@@ -224,7 +224,11 @@ def _config_error(
             return unknown("option", place[-1], known, at(where, place[:-1]))
         case "missing":
             # A section is described by its own docstring, an option in the section it belongs to.
-            field = _section(place[:-1], schema).model_fields[place[-1]]
+            fields = _section(place[:-1], schema).model_fields
+            if place[-1] not in fields:
+                given = shown(error["input"])
+                return ConfigError(f"{at(where, place[:-1])}: must have more values, got {given}. Add them.")
+            field = fields[place[-1]]
             meaning = field.description or _section(place, schema).__doc__
             return ConfigError(f"{at(where, place[:-1])}: option {place[-1]!r} is missing. {meaning}")
         case "value_error":
