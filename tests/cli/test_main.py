@@ -87,6 +87,15 @@ def test_a_run_file_is_checked_without_the_heavy_packages():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_file_in_its_own_output_folder_is_not_replaced(penchant, tmp_path):
+    path = tmp_path / "run.yaml"
+    text = f"model: emoji\ndata: {{path: emoji-pairs}}\nmethod: diffusion-dpo\noutput: {tmp_path}\n"
+    path.write_text(f"{text}training: {{steps: 1}}  # third try\n")
+    code, _, said = penchant("train", str(path), "--overwrite")
+    assert code == 2 and said.startswith(f"{path}: lies in the output folder")
+    assert "third try" in path.read_text()
+
+
 def test_packages_that_are_merely_installed_are_not_heard():
     code = (
         "import penchant.cli.main\n"

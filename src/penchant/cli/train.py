@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from penchant.cli.options import Assignments, Overwrite, RunPath
+from penchant.errors import RunFolderError
 
 
 def train(
@@ -26,6 +27,12 @@ def train(
     if resume:
         folder = open_to_resume(output, run, where=str(run_file))
     else:
+        place = RunFolder(output)
+        if overwrite and run_file.resolve() == place.run_file.resolve() and not place.manifest.exists():
+            raise RunFolderError(
+                f"{run_file}: lies in the output folder, where --overwrite would replace it. Move it "
+                "elsewhere, or set another output."
+            )
         folder = RunFolder.claim(output, overwrite=overwrite)  # cleared when the new run begins
 
     from rich.console import Console
